@@ -1,0 +1,396 @@
+"""What a candidate is: a backbone and a policy that decides how much of it an input gets.
+
+The vocabulary follows the survey's three families: `Exits` (how many layers an input gets),
+`Experts` (which weights a token sees), `Skim` (which tokens get which layers). A candidate knows
+no device and no traffic; those belong to the job and to `Workload`.
+
+`Candidate` is the readable single record, `CandidateBatch` the same thing as arrays with a
+leading candidate axis B. Formulas are written for the batch; one candidate is a batch of one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+DTYPES: tuple[str, ...] = ("fp32", "bf16", "fp16", "int8")
+DTYPE_BYTES: dict[str, int] = {"fp32": 4, "bf16": 2, "fp16": 2, "int8": 1}
+EXIT_BATCHING: tuple[str, ...] = ("serial", "wait_all", "compact", "regroup")
+GRANULARITY: tuple[str, ...] = ("token", "sequence")
+POOLING: tuple[str, ...] = ("mean", "cls")
+CRITERIA: tuple[str, ...] = ("max_prob", "margin", "entropy", "entropy_normalized", "patience")
+
+Granularity = Literal["token", "sequence"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backbone:
+    """Geometry of the network that the policies act on."""
+
+    name: str
+    type: str = "encoder"  # encoder, decoder, enc_dec, recurrent
+    num_layers: int
+    hidden_size: int
+    num_heads: int
+    ffn_size: int
+    vocab_size: int
+    max_len: int
+    num_kv_heads: int | None = None  # None: as many as num_heads
+    ffn_kind: str = "mlp"  # mlp, gated
+    type_vocab_size: int = 2
+    tied_embeddings: bool = False
+    tied_layers: bool = False
+
+    @property
+    def head_size(self) -> int:
+        """Width of one attention head."""
+        return self.hidden_size // self.num_heads
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exits:
+    """Early exits below `Candidate.depth`, which itself is the implicit last exit.
+
+    A sample leaves at the first exit whose score reaches the exit's threshold. Scores are larger
+    when the model is surer, for every criterion. `patience` has no threshold: it counts exits in
+    a row that agree with the one before.
+    """
+
+    layers: tuple[int, ...]  # 1-based, ascending, all < depth
+    criterion: str = "max_prob"
+    thresholds: tuple[float, ...] = ()  # one per layer; empty for criterion "patience"
+    patience: int | None = None
+    temperature: float = 1.0  # divides the logits of every exit before the score
+    head: str = "pooler_linear"
+    granularity: str = "sample"
+    aggregator: str = "none"
+    kv_policy: str | None = None
+    paper_threshold: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Experts:
+    """Feed-forward networks cut into (or grown to) experts of which each token sees top_k."""
+
+    layers: tuple[int, ...]
+    num_experts: tuple[int, ...]  # one per layer of `layers`
+    top_k: tuple[int, ...]  # one per layer of `layers`
+    granularity: str = "sequence"  # token, sequence
+    origin: str = "split"  # split, upcycled
+    router: str = "token_choice"
+    capacity_factor: float | None = None  # None: dropless
+    num_shared_experts: int = 0
+    expert_ffn_size: int | None = None  # None: ffn_size / num_experts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Skim:
+    """Token skimming: after layer l a sample keeps `keep_rate` of its own unpadded tokens.
+
+    The rate is absolute (share of the input's tokens, special ones included), so a schedule must
+    not increase. Tokens are dropped after the attention of layer l and before its feed-forward
+    network (point "after_attn"), ranked by the attention that they receive in that layer.
+    """
+
+    layers: tuple[int, ...]
+    keep_rate: tuple[float, ...]  # one per layer of `layers`, absolute, non-increasing
+    mechanism: str = "fixed_schedule"
+    score: str = "attention_received"
+    point: str = "after_attn"
+    skipped: str = "drop"
+    restore: str = "none"
+    protected: tuple[str, ...] = ("cls",)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cascade:
+    """Candidates tried one after another until one of them is sure enough."""
+
+    stages: tuple[str, ...]  # names or files of the candidates, cheapest first
+    thresholds: tuple[float, ...]
+    reuse: str = "none"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """One dynamic transformer: backbone, depth and policies."""
+
+    backbone: Backbone
+    depth: int  # layers above it do not exist; 1 <= depth <= num_layers
+    exits: Exits | None = None
+    moe: Experts | None = None
+    skim: tuple[Skim, ...] = ()
+    cascade: Cascade | None = None
+    exit_batching: str = "serial"
+    dtype: str = "fp32"
+    pooling: str = "mean"
+
+    def with_policy(self, **changes: Any) -> Candidate:
+        """A copy with the named fields replaced."""
+        return replace(self, **changes)
+
+
+F64 = NDArray[np.float64]
+I64 = NDArray[np.int64]
+Bool = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyBatch:
+    """The part of a candidate that only decides when to stop reading a trace. P policies."""
+
+    depth: I64  # [P] deepest exit, always taken
+    exit_on: Bool  # [P, L] early exits; column l is layer l + 1; False at and above depth
+    criterion: I64  # [P] index into CRITERIA
+    thresholds: F64  # [P, L] +inf where there is no early exit or criterion is patience
+    patience: I64  # [P] 0 unless criterion is patience
+    temperature: F64  # [P]
+    exit_batching: I64  # [P] index into EXIT_BATCHING
+
+    def __len__(self) -> int:
+        return int(self.depth.shape[0])
+
+    def take(self, rows: NDArray[Any]) -> PolicyBatch:
+        """The policies at `rows` (indices or mask)."""
+        return PolicyBatch(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
+
+    @staticmethod
+    def concat(parts: list[PolicyBatch]) -> PolicyBatch:
+        """All policies of `parts` one after another."""
+        return PolicyBatch(
+            **{
+                f.name: np.concatenate([getattr(p, f.name) for p in parts])
+                for f in fields(PolicyBatch)
+            }
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CandidateBatch:
+    """B candidates on one backbone as arrays; layers are padded to the backbone's depth L."""
+
+    backbone: Backbone
+    depth: I64  # [B]
+    exit_on: Bool  # [B, L]
+    criterion: I64  # [B] index into CRITERIA
+    thresholds: F64  # [B, L] +inf where unused
+    patience: I64  # [B]
+    temperature: F64  # [B]
+    exit_batching: I64  # [B] index into EXIT_BATCHING
+    keep_rate: F64  # [B, L] share of tokens alive after layer l + 1, absolute
+    num_experts: I64  # [B, L] 1 = dense
+    top_k: I64  # [B, L] 1 where dense
+    granularity: I64  # [B] index into GRANULARITY
+    dtype: I64  # [B] index into DTYPES
+    pooling: I64  # [B] index into POOLING
+    valid: Bool = field(default_factory=lambda: np.zeros((0, 0), dtype=bool))  # [B, L] l < depth
+
+    def __len__(self) -> int:
+        return int(self.depth.shape[0])
+
+    def row(self, i: int) -> Candidate:
+        """Candidate i as a readable record."""
+        return _row(self, i)
+
+    def take(self, rows: NDArray[Any]) -> CandidateBatch:
+        """The candidates at `rows` (indices or mask)."""
+        names = [f.name for f in fields(self) if f.name != "backbone"]
+        return CandidateBatch(
+            backbone=self.backbone, **{n: getattr(self, n)[rows] for n in names}
+        )
+
+    def policies(self) -> PolicyBatch:
+        """The exit policies alone."""
+        return PolicyBatch(
+            **{f.name: getattr(self, f.name) for f in fields(PolicyBatch)}
+        )
+
+
+def layer_schedule(candidate: Candidate) -> dict[str, NDArray[Any]]:
+    """Per-layer arrays [L] of one candidate: keep_rate, num_experts, top_k.
+
+    `keep_rate[l]` is the cumulative minimum over the skims up to layer l + 1.
+    """
+    n = candidate.backbone.num_layers
+    keep = np.ones(n, dtype=np.float64)
+    for skim in candidate.skim:
+        for layer, rate in zip(skim.layers, skim.keep_rate, strict=True):
+            keep[layer - 1] = min(keep[layer - 1], rate)
+    keep = np.minimum.accumulate(keep)
+    experts = np.ones(n, dtype=np.int64)
+    top_k = np.ones(n, dtype=np.int64)
+    if candidate.moe is not None:
+        moe = candidate.moe
+        for layer, e, k in zip(moe.layers, moe.num_experts, moe.top_k, strict=True):
+            experts[layer - 1], top_k[layer - 1] = (e, k) if k < e else (1, 1)
+    return {"keep_rate": keep, "num_experts": experts, "top_k": top_k}
+
+
+def stack(candidates: list[Candidate]) -> CandidateBatch:
+    """The candidates as one batch.
+
+    Raises:
+        ValueError: when the list is empty or backbones differ.
+    """
+    if not candidates:
+        raise ValueError("stack() needs at least one candidate")
+    backbone = candidates[0].backbone
+    if any(c.backbone != backbone for c in candidates):
+        raise ValueError("stack() needs candidates of one backbone")
+    size, n = len(candidates), backbone.num_layers
+    exit_on = np.zeros((size, n), dtype=bool)
+    thresholds = np.full((size, n), np.inf)
+    criterion = np.zeros(size, dtype=np.int64)
+    patience = np.zeros(size, dtype=np.int64)
+    temperature = np.ones(size)
+    for i, c in enumerate(candidates):
+        if c.exits is None:
+            continue
+        columns = np.asarray(c.exits.layers, dtype=np.int64) - 1
+        exit_on[i, columns] = True
+        criterion[i] = CRITERIA.index(c.exits.criterion)
+        temperature[i] = c.exits.temperature
+        if c.exits.criterion == "patience":
+            patience[i] = c.exits.patience or 1
+        else:
+            thresholds[i, columns] = c.exits.thresholds
+    schedules = [layer_schedule(c) for c in candidates]
+    depth = np.array([c.depth for c in candidates], dtype=np.int64)
+    return CandidateBatch(
+        backbone=backbone,
+        depth=depth,
+        exit_on=exit_on,
+        criterion=criterion,
+        thresholds=thresholds,
+        patience=patience,
+        temperature=temperature,
+        exit_batching=np.array([EXIT_BATCHING.index(c.exit_batching) for c in candidates]),
+        keep_rate=np.stack([s["keep_rate"] for s in schedules]),
+        num_experts=np.stack([s["num_experts"] for s in schedules]),
+        top_k=np.stack([s["top_k"] for s in schedules]),
+        granularity=np.array(
+            [GRANULARITY.index(c.moe.granularity) if c.moe else 1 for c in candidates]
+        ),
+        dtype=np.array([DTYPES.index(c.dtype) for c in candidates]),
+        pooling=np.array([POOLING.index(c.pooling) for c in candidates]),
+        valid=np.arange(n)[None, :] < depth[:, None],
+    )
+
+
+def policies_of(candidates: list[Candidate]) -> PolicyBatch:
+    """The exit policies of `candidates` as arrays."""
+    return stack(candidates).policies()
+
+
+def apply_policy(outer: Candidate, policies: PolicyBatch, i: int) -> Candidate:
+    """`outer` with the depth and exits of policy i; layers above the depth are cut away."""
+    depth = int(policies.depth[i])
+    layers = tuple(int(x) + 1 for x in np.flatnonzero(policies.exit_on[i]))
+    exits = None
+    if layers:
+        criterion = CRITERIA[int(policies.criterion[i])]
+        patience = criterion == "patience"
+        exits = Exits(
+            layers=layers,
+            criterion=criterion,
+            thresholds=() if patience else tuple(float(policies.thresholds[i, x - 1]) for x in layers),
+            patience=int(policies.patience[i]) if patience else None,
+            temperature=float(policies.temperature[i]),
+        )
+    return replace(
+        outer,
+        depth=depth,
+        exits=exits,
+        moe=_cut_experts(outer.moe, depth),
+        skim=tuple(s for s in (_cut_skim(s, depth) for s in outer.skim) if s is not None),
+        exit_batching=EXIT_BATCHING[int(policies.exit_batching[i])],
+    )
+
+
+def _cut_experts(moe: Experts | None, depth: int) -> Experts | None:
+    if moe is None:
+        return None
+    keep = [i for i, layer in enumerate(moe.layers) if layer <= depth]
+    if not keep:
+        return None
+    return replace(
+        moe,
+        layers=tuple(moe.layers[i] for i in keep),
+        num_experts=tuple(moe.num_experts[i] for i in keep),
+        top_k=tuple(moe.top_k[i] for i in keep),
+    )
+
+
+def _cut_skim(skim: Skim, depth: int) -> Skim | None:
+    keep = [i for i, layer in enumerate(skim.layers) if layer <= depth]
+    if not keep:
+        return None
+    return replace(
+        skim,
+        layers=tuple(skim.layers[i] for i in keep),
+        keep_rate=tuple(skim.keep_rate[i] for i in keep),
+    )
+
+
+def _row(batch: CandidateBatch, i: int) -> Candidate:
+    n = batch.backbone.num_layers
+    split = [x for x in range(n) if batch.num_experts[i, x] > 1]
+    before = np.concatenate([[1.0], batch.keep_rate[i, :-1]])
+    drops = [x for x in range(n) if batch.keep_rate[i, x] < before[x]]
+    outer = Candidate(
+        backbone=batch.backbone,
+        depth=n,
+        moe=Experts(
+            layers=tuple(x + 1 for x in split),
+            num_experts=tuple(int(batch.num_experts[i, x]) for x in split),
+            top_k=tuple(int(batch.top_k[i, x]) for x in split),
+            granularity=GRANULARITY[int(batch.granularity[i])],
+        )
+        if split
+        else None,
+        skim=(
+            Skim(
+                layers=tuple(x + 1 for x in drops),
+                keep_rate=tuple(float(batch.keep_rate[i, x]) for x in drops),
+            ),
+        )
+        if drops
+        else (),
+        dtype=DTYPES[int(batch.dtype[i])],
+        pooling=POOLING[int(batch.pooling[i])],
+    )
+    return apply_policy(outer, batch.policies(), i)
+
+
+def keep_counts(lengths: NDArray[Any], keep_rate: NDArray[Any], protected: int = 1) -> I64:
+    """Tokens alive after a skim: min(n, max(protected + 1, ceil(keep_rate * n - 1e-9))).
+
+    Args:
+        lengths: Unpadded token counts, [CLS] and [SEP] included. Any shape.
+        keep_rate: Absolute share to keep, in (0, 1]. Broadcasts against `lengths`.
+        protected: Positions that are never dropped.
+
+    Returns:
+        Integer counts, shape of the broadcast. Never depends on batch mates.
+    """
+    n = np.asarray(lengths, dtype=np.float64)
+    wanted = np.ceil(np.asarray(keep_rate, dtype=np.float64) * n - 1e-9)
+    return np.minimum(n, np.maximum(protected + 1, wanted)).astype(np.int64)
+
+
+def tokens_per_layer(lengths: NDArray[Any], keep_rate: NDArray[Any]) -> tuple[I64, I64]:
+    """Tokens that enter each layer and that enter its feed-forward network.
+
+    Args:
+        lengths: Unpadded token counts [N].
+        keep_rate: Absolute share alive after each layer [L].
+
+    Returns:
+        `(entering_layer, entering_ffn)`, each [N, L].
+    """
+    ffn = keep_counts(np.asarray(lengths)[:, None], np.asarray(keep_rate)[None, :])
+    layer = np.concatenate([np.asarray(lengths, dtype=np.int64)[:, None], ffn[:, :-1]], axis=1)
+    return layer, ffn

@@ -1,0 +1,80 @@
+"""The operator table: the narrow waist between what a candidate is and what a device charges.
+
+Lowering (`search_spaces.lowering`) writes it, cost models price it. A new method never touches a
+cost model, a new device never touches a method.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+# Operator kinds. For every kind, (m, k, n, batch) mean:
+#   matmul                [m, k] @ [k, n]; k x n weights are read; batch = 1
+#   attention_prefill     fused attention over m query and n key tokens, head width k, `batch`
+#                         = sequences x heads
+#   attention_importance  the same with an explicit softmax matrix, its column means (attention
+#                         received), top-k and the gather of the kept rows: a layer that drops
+#                         tokens pays it in place of attention_prefill
+#   attention_decode      one query token against n cached tokens
+#   grouped_matmul        `count` expert matmuls [m, k] @ [k, n], one per expert that has tokens
+#   elementwise           m rows of n values (bias + activation, residual + layer norm)
+#   reduce                m rows of n values to one (pooling, softmax of logits)
+#   gather                m rows of n values copied by index (compaction, dispatch, drop)
+#   host_sync             a decision read back by the host
+#   collective            m bytes over links (not used by encoders)
+KINDS: tuple[str, ...] = (
+    "matmul",
+    "attention_prefill",
+    "attention_importance",
+    "attention_decode",
+    "grouped_matmul",
+    "elementwise",
+    "reduce",
+    "gather",
+    "host_sync",
+    "collective",
+)
+KIND = {name: i for i, name in enumerate(KINDS)}
+
+F64 = NDArray[np.float64]
+I64 = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpTable:
+    """R operators as arrays [R]. FLOPs count a multiply-add as 2."""
+
+    candidate: I64  # row of the lowered batch that this operator belongs to
+    layer: I64  # 0-based layer
+    kind: I64  # index into KINDS
+    count: F64  # executions of exactly this shape (experts: expected number)
+    m: I64
+    k: I64
+    n: I64
+    batch: I64
+    dtype: I64  # index into DTYPES
+    weight_bytes: F64  # weights read by ONE execution
+    activation_bytes: F64  # activations read and written by ONE execution
+    flops: F64  # of one execution, what the method asks for
+    executed_flops: F64  # of one execution, what runs (padding included)
+
+    def __len__(self) -> int:
+        return int(self.kind.shape[0])
+
+    def take(self, rows: NDArray[Any]) -> OpTable:
+        """The operators at `rows` (indices or mask)."""
+        return OpTable(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
+
+    @staticmethod
+    def concat(parts: list[OpTable]) -> OpTable:
+        """All operators of `parts` one after another."""
+        return OpTable(
+            **{
+                f.name: np.concatenate([getattr(p, f.name) for p in parts])
+                for f in fields(OpTable)
+            }
+        )
