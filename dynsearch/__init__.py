@@ -1,0 +1,1 @@
+"""Hardware-aware simulation and architecture search for dynamic transformers."""

@@ -198,15 +198,11 @@ class CandidateBatch:
     def take(self, rows: NDArray[Any]) -> CandidateBatch:
         """The candidates at `rows` (indices or mask)."""
         names = [f.name for f in fields(self) if f.name != "backbone"]
-        return CandidateBatch(
-            backbone=self.backbone, **{n: getattr(self, n)[rows] for n in names}
-        )
+        return CandidateBatch(backbone=self.backbone, **{n: getattr(self, n)[rows] for n in names})
 
     def policies(self) -> PolicyBatch:
         """The exit policies alone."""
-        return PolicyBatch(
-            **{f.name: getattr(self, f.name) for f in fields(PolicyBatch)}
-        )
+        return PolicyBatch(**{f.name: getattr(self, f.name) for f in fields(PolicyBatch)})
 
 
 def layer_schedule(candidate: Candidate) -> dict[str, NDArray[Any]]:
@@ -296,7 +292,9 @@ def apply_policy(outer: Candidate, policies: PolicyBatch, i: int) -> Candidate:
         exits = Exits(
             layers=layers,
             criterion=criterion,
-            thresholds=() if patience else tuple(float(policies.thresholds[i, x - 1]) for x in layers),
+            thresholds=()
+            if patience
+            else tuple(float(policies.thresholds[i, x - 1]) for x in layers),
             patience=int(policies.patience[i]) if patience else None,
             temperature=float(policies.temperature[i]),
         )
@@ -307,6 +305,22 @@ def apply_policy(outer: Candidate, policies: PolicyBatch, i: int) -> Candidate:
         moe=_cut_experts(outer.moe, depth),
         skim=tuple(s for s in (_cut_skim(s, depth) for s in outer.skim) if s is not None),
         exit_batching=EXIT_BATCHING[int(policies.exit_batching[i])],
+    )
+
+
+def with_policies(outer: Candidate, policies: PolicyBatch) -> CandidateBatch:
+    """One outer setting under P exit policies, as arrays."""
+    one = stack([replace(outer, depth=outer.backbone.num_layers, exits=None)])
+    size, layers = len(policies), outer.backbone.num_layers
+    same = {
+        name: np.repeat(getattr(one, name), size, axis=0)
+        for name in ("keep_rate", "num_experts", "top_k", "granularity", "dtype", "pooling")
+    }
+    return CandidateBatch(
+        backbone=outer.backbone,
+        valid=np.arange(layers)[None, :] < policies.depth[:, None],
+        **{f.name: getattr(policies, f.name) for f in fields(policies)},
+        **same,
     )
 
 

@@ -1,0 +1,1 @@
+"""Calibration in three separable steps: plan, measure (a standalone script), fit."""

@@ -1,0 +1,1 @@
+"""What a search leaves: front files, one file per configuration, models that run."""

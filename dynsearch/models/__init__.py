@@ -1,0 +1,1 @@
+"""The runnable dynamic transformer and its weights."""

@@ -1,0 +1,1 @@
+"""Quality: labelled text, the supernet, traces and metrics."""

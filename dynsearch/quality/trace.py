@@ -6,10 +6,19 @@ because exits do not feed back into what other samples, or earlier layers, compu
 
 from __future__ import annotations
 
+import io
+import json
+import zipfile
+import zlib
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from dynsearch.export.files import write_atomic
+from search_spaces.errors import InputError
 
 SCHEMA_VERSION = 1
 
@@ -39,3 +48,67 @@ class Trace:
     def num_layers(self) -> int:
         """L."""
         return int(self.logits.shape[1])
+
+
+_ARRAYS: tuple[str, ...] = (
+    "logits",
+    "labels",
+    "lengths",
+    "tokens_layer",
+    "tokens_ffn",
+    "expert_tokens",
+)
+_AUX = "aux."  # prefix of the named arrays inside the file
+_HEADER = "header"  # UTF-8 bytes of a JSON object
+
+
+def save_trace(path: Path, trace: Trace) -> Path:
+    """Write a trace as npz with a JSON header; the name appears once the file is complete.
+
+    Raises:
+        TypeError: when the header holds what JSON cannot.
+    """
+    header = {**trace.header, "schema_version": SCHEMA_VERSION}
+    text = json.dumps(header, sort_keys=True, allow_nan=False)
+    arrays: dict[str, NDArray[Any]] = {name: getattr(trace, name) for name in _ARRAYS}
+    arrays |= {f"{_AUX}{name}": array for name, array in trace.aux.items()}
+    arrays[_HEADER] = np.frombuffer(text.encode(), dtype=np.uint8)
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, allow_pickle=False, **arrays)
+    return write_atomic(path, buffer.getvalue())
+
+
+def load_trace(path: Path, expect_weights_hash: str | None = None) -> Trace:
+    """Read a trace back.
+
+    Args:
+        path: File that `save_trace` wrote.
+        expect_weights_hash: Weights that the trace must come from; None accepts any.
+
+    Raises:
+        InputError: when the file is missing, damaged, of a newer schema or of other weights.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        header = json.loads(bytes(arrays.pop(_HEADER)).decode())
+        version = header["schema_version"]
+        aux = {n.removeprefix(_AUX): a for n, a in arrays.items() if n.startswith(_AUX)}
+    except FileNotFoundError:
+        text = "no such trace; `dynsearch resume RUN` runs the pass again"
+        raise InputError.one(path, "", None, text) from None
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error):
+        text = "is damaged or no trace; delete it and `dynsearch resume RUN` runs the pass again"
+        raise InputError.one(path, "", None, text) from None
+    if not isinstance(version, int) or version > SCHEMA_VERSION:
+        text = f"newer schema: this dynsearch reads up to {SCHEMA_VERSION}; upgrade dynsearch"
+        raise InputError.one(path, "schema_version", version, text)
+    found = header.get("weights_hash")
+    if expect_weights_hash is not None and found != expect_weights_hash:
+        text = f"comes from other weights than {expect_weights_hash}; start anew with --fresh"
+        raise InputError.one(path, "weights_hash", found, text)
+    missing = [name for name in _ARRAYS if name not in arrays]
+    if missing:
+        text = "is incomplete; delete it and `dynsearch resume RUN` runs the pass again"
+        raise InputError.one(path, ", ".join(missing), None, text)
+    return Trace(**{name: arrays[name] for name in _ARRAYS}, aux=aux, header=header)

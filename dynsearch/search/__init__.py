@@ -1,0 +1,1 @@
+"""The outer search (Optuna, Ray) and the inner search (replay)."""

@@ -1,0 +1,1 @@
+"""What exit policies do on recorded traces, and what that costs on every device."""

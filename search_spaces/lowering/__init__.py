@@ -1,0 +1,1 @@
+"""Lowering: shapes of a candidate -> operator table."""

@@ -1,0 +1,70 @@
+# make search     from nothing to a report: installs, trains, calibrates, searches, measures
+# make test       lint, types and the tests that take minutes; make test-all runs the slow ones too
+# make bench      the speed table
+# Nothing is installed twice: stamp files in the virtual environment remember what is there.
+
+PYTHON ?= python3
+VENV ?= .venv
+JOB ?= runs/jobs/short-sentences.toml
+OUT ?= runs/out
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.PHONY: search test test-all lint unit bench install install-test install-demo clean
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --progress-bar off
+CONSTRAINTS := requirements/constraints.txt
+TORCH := $(shell sed -n 's/^\(torch==.*\)/\1/p' $(CONSTRAINTS))
+ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
+
+search: install install-demo
+	mkdir -p $(OUT)
+	$(BIN)/dynsearch search $(JOB) --out $(OUT) --json > $(OUT)/last-search.json
+	run="$$($(BIN)/python -c 'import json, sys; print(json.load(open(sys.argv[1]))["run"])' \
+	    $(OUT)/last-search.json)"; \
+	$(BIN)/dynsearch bench "$$run"; \
+	$(BIN)/dynsearch report "$$run"; \
+	$(BIN)/dynsearch front "$$run"; \
+	echo "run: $$run"
+
+test: lint
+	$(ONE_THREAD) $(BIN)/python -m pytest
+
+test-all: lint
+	$(ONE_THREAD) $(BIN)/python -m pytest -m ""
+
+lint: install-test install-demo
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: install-test install-demo
+	$(ONE_THREAD) $(BIN)/python tests/bench/run_all.py --out $(OUT)/bench.md
+
+install: $(VENV)/.installed
+install-test: $(VENV)/.installed-test
+install-demo: $(VENV)/.installed-demo
+
+# torch first, alone and by its exact version; everything after it finds it there.
+$(VENV)/.torch: $(CONSTRAINTS)
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=python3.11 ...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) $(TORCH)
+	touch $@
+
+$(VENV)/.installed: $(VENV)/.torch pyproject.toml
+	$(PIP) -c $(CONSTRAINTS) -e .
+	touch $@
+
+$(VENV)/.installed-test: $(VENV)/.installed
+	$(PIP) -c $(CONSTRAINTS) -e '.[test,dev]'
+	touch $@
+
+$(VENV)/.installed-demo: $(VENV)/.torch requirements/demo.txt
+	$(PIP) --no-deps -r requirements/demo.txt
+	touch $@
+
+clean:
+	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,530 @@
+"""Time the operators of a measurement plan on this machine. A standalone script.
+
+Needs torch and numpy only (imported inside functions), so it can be copied to the target:
+
+    python measure.py plan.json out.jsonl --seconds 90 --threads 1
+
+Items are run round after round in shuffled order and every round appends rows to `out.jsonl`, so
+an interruption loses at most one item, and no item profits from running in a steady loop beside
+itself. With one thread the clock is the CPU time of that thread, which other processes disturb
+least; with more it is wall time.
+
+An item is a JSON object with `id`, `op`, `dtype` and the sizes that the op's builder below takes.
+`copies` weight sets are cycled: 1 keeps the weights in cache, many stream them from memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+Item = dict[str, Any]
+Call = Callable[[], object]
+
+BURST_S = 0.002  # a timed burst of a single operator lasts about this long
+MAX_BURST = 200
+WARM_UP_CALLS = 3
+
+
+def build(item: Item, cache: dict[Any, Any]) -> Call:
+    """The callable that executes `item` once. Weight tensors are shared through `cache`."""
+    return BUILDERS[item["op"]](item, cache)
+
+
+def run_plan(
+    items: list[Item],
+    out: Path,
+    *,
+    seconds: float,
+    threads: int,
+    progress: Callable[[int, float], None] | None = None,
+) -> int:
+    """Measure `items` until `seconds` are over; at least one full round is always finished.
+
+    Args:
+        items: The plan.
+        out: JSON lines are appended here: id, seconds (median of the round), min_s, calls.
+        seconds: Budget of time.
+        threads: Torch threads.
+        progress: Called with (rounds finished, share of the time used) after every item.
+
+    Returns:
+        Rounds finished.
+    """
+    import torch
+
+    torch.set_num_threads(threads)
+    clock = time.thread_time if threads == 1 else time.perf_counter
+    rng, start = random.Random(0), time.monotonic()
+    cache: dict[Any, Any] = {}
+    calls: dict[int, Call] = {}
+    rounds, order = 0, list(items)
+    with torch.inference_mode(), out.open("a", encoding="utf-8") as sink:
+        while True:
+            rng.shuffle(order)
+            for item in order:
+                if rounds and time.monotonic() - start > seconds:
+                    return rounds
+                call = calls.get(item["id"])
+                if call is None:
+                    call = calls[item["id"]] = build(item, cache)
+                    for _ in range(WARM_UP_CALLS):
+                        call()
+                row = time_call(call, clock, single=item.get("single", False))
+                sink.write(json.dumps({"id": item["id"], "round": rounds, **row}) + "\n")
+                sink.flush()
+                if progress is not None:
+                    progress(rounds, (time.monotonic() - start) / max(seconds, 1e-9))
+            rounds += 1
+
+
+def time_call(call: Call, clock: Callable[[], float], *, single: bool) -> dict[str, float]:
+    """Seconds of one execution of `call`.
+
+    Args:
+        call: What is timed.
+        clock: Seconds, monotonic.
+        single: Time three calls one by one, the first right after another item, as in real
+            use; else short bursts, whose mean hides the cost of reading the clock.
+    """
+    if single:
+        times = [_timed(call, clock, 1) for _ in range(3)]
+        burst = 1
+    else:
+        burst = int(min(MAX_BURST, max(1, BURST_S / max(_timed(call, clock, 1), 1e-7))))
+        times = [_timed(call, clock, burst) for _ in range(3)]
+    times.sort()
+    return {"seconds": times[1], "min_s": times[0], "calls": burst}
+
+
+def _timed(call: Call, clock: Callable[[], float], burst: int) -> float:
+    start = clock()
+    for _ in range(burst):
+        call()
+    return (clock() - start) / burst
+
+
+def _dtype(item: Item) -> Any:
+    import torch
+
+    return {"fp32": torch.float32, "bf16": torch.bfloat16}[item["dtype"]]
+
+
+def _cycled(calls: list[Call]) -> Call:
+    """Calls `calls` in turn."""
+    if len(calls) == 1:
+        return calls[0]
+    position = 0
+
+    def call() -> object:
+        nonlocal position
+        position = (position + 1) % len(calls)
+        return calls[position]()
+
+    return call
+
+
+def _weights(item: Item, cache: dict[Any, Any], outer: int, inner: int, copies: int) -> list[Any]:
+    """`copies` pairs (weight [outer, inner], bias [outer]); later calls get the same ones."""
+    import torch
+
+    dtype = _dtype(item)
+    have: list[Any] = cache.setdefault(("w", outer, inner, item["dtype"]), [])
+    while len(have) < copies:
+        have.append(
+            (torch.randn(outer, inner, dtype=dtype) * 0.02, torch.zeros(outer, dtype=dtype))
+        )
+    return have[:copies]
+
+
+def _matmul(item: Item, cache: dict[Any, Any]) -> Call:
+    import torch
+    import torch.nn.functional as F
+
+    x = torch.randn(item["m"], item["k"], dtype=_dtype(item))
+    pairs = _weights(item, cache, item["n"], item["k"], item["copies"])
+    return _cycled([partial(F.linear, x, w, b) for w, b in pairs])
+
+
+def _qkv(item: Item) -> tuple[Any, Any, Any, Any]:
+    """Views of one fused projection, as the encoder makes them, and the unpadded lengths."""
+    import torch
+
+    B, T, H, d = item["batch"], item["tokens"], item["heads"], item["head_size"]
+    x = torch.randn(B, T, 3 * H * d, dtype=_dtype(item))
+    q, k, v = x.view(B, T, 3, H, d).permute(2, 0, 3, 1, 4)
+    return q, k, v, _lengths(B, T)
+
+
+def _lengths(B: int, T: int) -> Any:
+    """Unpadded lengths of a batch whose longest has T tokens."""
+    import numpy as np
+
+    return np.linspace(max(1, int(0.85 * T)), T, B).astype(np.int64)[::-1].copy()
+
+
+def _mask(n: Any, T: int) -> Any:
+    """Valid positions [B, T], or None where nothing is padding."""
+    import torch
+
+    if int(n.min()) == T:
+        return None
+    return torch.arange(T)[None] < torch.from_numpy(n)[:, None]
+
+
+def _keep(n: Any, rate: float) -> Any:
+    """Tokens that survive a skim, the rule of the candidate."""
+    import numpy as np
+
+    wanted = np.ceil(np.asarray(rate, dtype=np.float64) * n - 1e-9)
+    return np.minimum(n, np.maximum(2, wanted)).astype(np.int64)
+
+
+def _attend(q: Any, k: Any, v: Any, mask: Any) -> Any:
+    import torch.nn.functional as F
+
+    B, H, T, d = q.shape
+    attended = F.scaled_dot_product_attention(
+        q, k, v, attn_mask=None if mask is None else mask[:, None, None]
+    )
+    return attended.transpose(1, 2).reshape(B, T, H * d)
+
+
+def _attend_and_drop(x: Any, q: Any, k: Any, v: Any, n: Any, counts: Any) -> tuple[Any, Any]:
+    """Explicit attention, attention received, the best positions, both states gathered."""
+    import torch
+
+    B, H, T, d = q.shape
+    mask = _mask(n, T)
+    scores = torch.matmul(q, k.transpose(-1, -2)) * d**-0.5
+    if mask is not None:
+        scores = scores.masked_fill(~mask[:, None, None], float("-inf"))
+    weights = torch.softmax(scores, dim=-1)
+    if mask is None:
+        received = weights.sum(dim=(1, 2), dtype=torch.float32)
+    else:
+        queries = mask.to(torch.float32)[:, None]
+        received = torch.bmm(queries, weights.sum(dim=1, dtype=torch.float32))[:, 0]
+    context = torch.matmul(weights, v).transpose(1, 2).reshape(B, T, H * d)
+    received[:, 0] = float("inf")
+    most = int(counts.max())
+    if B == 1:
+        kept = torch.topk(received[0], most).indices.sort().values
+        return x.index_select(1, kept), context.index_select(1, kept)
+    valid = torch.arange(T)[None] < torch.from_numpy(n)[:, None]
+    order = received.masked_fill(~valid, -1.0)
+    ranked = torch.argsort(order, dim=1, descending=True, stable=True)
+    alive = torch.arange(T)[None] < torch.from_numpy(counts)[:, None]
+    positions = ranked.masked_fill(~alive, T).sort(dim=1).values[:, :most].clamp_max(T - 1)
+    index = positions[:, :, None].expand(-1, -1, H * d)
+    return torch.gather(x, 1, index), torch.gather(context, 1, index)
+
+
+def _attention(item: Item, cache: dict[Any, Any]) -> Call:
+    q, k, v, n = _qkv(item)
+    return lambda: _attend(q, k, v, _mask(n, q.shape[2]))
+
+
+def _attention_importance(item: Item, cache: dict[Any, Any]) -> Call:
+    import torch
+
+    q, k, v, n = _qkv(item)
+    B, H, T, d = q.shape
+    x = torch.randn(B, T, H * d, dtype=_dtype(item))
+    return lambda: _attend_and_drop(x, q, k, v, n, _keep(n, item["keep_rate"]))
+
+
+def _gelu(item: Item, cache: dict[Any, Any]) -> Call:
+    import torch
+    import torch.nn.functional as F
+
+    x = torch.randn(item["m"], item["n"], dtype=_dtype(item))
+    return lambda: F.gelu(x)
+
+
+def _residual_norm(item: Item, cache: dict[Any, Any]) -> Call:
+    import torch
+    import torch.nn.functional as F
+
+    n = item["n"]
+    x, y = (torch.randn(item["m"], n, dtype=_dtype(item)) for _ in range(2))
+    w, b = torch.ones(n, dtype=x.dtype), torch.zeros(n, dtype=x.dtype)
+    return lambda: F.layer_norm(x + y, (n,), w, b, 1e-12)
+
+
+def _mean(item: Item, cache: dict[Any, Any]) -> Call:
+    """Mean over the tokens of each sequence: m = batch x hidden rows of n tokens."""
+    import torch
+
+    x = torch.randn(item["batch"], item["n"], item["hidden"], dtype=_dtype(item))
+    n = _lengths(item["batch"], item["n"])
+    return lambda: _pool(x, n)
+
+
+def _pool(x: Any, n: Any) -> Any:
+    import torch
+
+    mask = _mask(n, x.shape[1])
+    if mask is None:
+        return x.mean(dim=1)
+    weight = mask.to(x.dtype) / torch.from_numpy(n).to(x.dtype)[:, None]
+    return torch.bmm(weight[:, None], x)[:, 0]
+
+
+def _copy(item: Item, cache: dict[Any, Any]) -> Call:
+    """A copy of a large array: shows the bandwidth of the main memory."""
+    import torch
+
+    source = torch.ones(item["bytes"] // 2, dtype=torch.uint8)
+    target = torch.zeros_like(source)
+    return lambda: target.copy_(source)
+
+
+def _gather(item: Item, cache: dict[Any, Any]) -> Call:
+    import torch
+
+    x = torch.randn(2 * item["m"], item["n"], dtype=_dtype(item))
+    index = torch.randperm(2 * item["m"])[: item["m"]].sort().values
+    return lambda: x.index_select(0, index)
+
+
+def _host_sync(item: Item, cache: dict[Any, Any]) -> Call:
+    import torch
+
+    logits = torch.randn(item["m"], 2, dtype=_dtype(item))
+    return lambda: _decide(logits)
+
+
+class _Layer:
+    """Random weights of one encoder layer, of a head, and a router for each number of experts.
+
+    Experts are slices of the layer's own feed-forward network, as in a split network.
+    """
+
+    def __init__(self, item: Item) -> None:
+        import torch
+
+        h, f, dtype = item["hidden"], item["ffn"], _dtype(item)
+
+        def linear(outer: int, inner: int) -> tuple[Any, Any]:
+            weight = torch.randn(outer, inner, dtype=dtype) * 0.02
+            return weight, torch.zeros(outer, dtype=dtype)
+
+        self.qkv, self.out = linear(3 * h, h), linear(h, h)
+        self.up, self.down = linear(f, h), linear(h, f)
+        self.norm = (torch.ones(h, dtype=dtype), torch.zeros(h, dtype=dtype))
+        self.dense, self.classes = linear(h, h), linear(2, h)
+        self.routers = {experts: linear(experts, h) for experts in (2, 4, 8, 16)}
+
+    def expert(self, x: Any, experts: int, e: int) -> Any:
+        """Output of expert e."""
+        import torch.nn.functional as F
+
+        share = self.up[0].shape[0] // experts
+        part = slice(e * share, (e + 1) * share)
+        hidden = F.gelu(F.linear(x, self.up[0][part], self.up[1][part]))
+        return F.linear(hidden, self.down[0][:, part], self.down[1])
+
+
+def _chain_layers(item: Item, cache: dict[Any, Any]) -> list[_Layer]:
+    have = cache.setdefault(("layers", item["hidden"], item["ffn"], item["dtype"]), [])
+    while len(have) < item["copies"]:
+        have.append(_Layer(item))
+    layers: list[_Layer] = have[: item["copies"]]
+    return layers
+
+
+def _experts_by_sequence(layer: _Layer, x: Any, n: Any, experts: int, top_k: int) -> Any:
+    import numpy as np
+    import torch
+    import torch.nn.functional as F
+
+    scores = F.linear(_pool(x, n), *layer.routers[experts])
+    chosen = scores.topk(top_k, dim=-1).indices.numpy()
+    base = layer.down[1]
+    if x.shape[0] == 1:
+        return base + sum(layer.expert(x, experts, int(e)) for e in chosen[0])
+    out = base.expand_as(x).clone()
+    for e in np.unique(chosen):
+        rows = torch.from_numpy(np.flatnonzero((chosen == e).any(axis=1)))
+        out.index_add_(0, rows, layer.expert(x.index_select(0, rows), experts, int(e)))
+    return out
+
+
+def _experts_by_token(layer: _Layer, x: Any, n: Any, experts: int, top_k: int) -> Any:
+    """Padding is never routed."""
+    import numpy as np
+    import torch
+    import torch.nn.functional as F
+
+    B, T, h = x.shape
+    mask = _mask(n, T)
+    flat = x.reshape(B * T, h)
+    where = None if mask is None else torch.nonzero(mask.reshape(-1))[:, 0]
+    tokens = flat if where is None else flat.index_select(0, where)
+    scores = F.linear(tokens, *layer.routers[experts])
+    chosen = scores.topk(top_k, dim=-1).indices.numpy()
+    out = layer.down[1].expand_as(tokens).clone()
+    for e in np.unique(chosen):
+        rows = torch.from_numpy(np.flatnonzero((chosen == e).any(axis=1)))
+        out.index_add_(0, rows, layer.expert(tokens.index_select(0, rows), experts, int(e)))
+    if where is None:
+        return out.view(B, T, h)
+    return torch.zeros_like(flat).index_copy(0, where, out).view(B, T, h)
+
+
+def _ffn(layer: _Layer, x: Any, n: Any, item: Item) -> Any:
+    import torch.nn.functional as F
+
+    if item.get("experts", 1) > 1:
+        dispatch = _experts_by_token if item["by_token"] else _experts_by_sequence
+        return dispatch(layer, x, n, item["experts"], item["top_k"])
+    return F.linear(F.gelu(F.linear(x, *layer.up)), *layer.down)
+
+
+def _experts(item: Item, cache: dict[Any, Any]) -> Call:
+    """The expert feed-forward network alone: router, dispatch, experts, combine."""
+    import torch
+
+    x = torch.randn(item["batch"], item["tokens"], item["hidden"], dtype=_dtype(item))
+    n = _lengths(item["batch"], item["tokens"])
+    return _cycled([partial(_ffn, layer, x, n, item) for layer in _chain_layers(item, cache)])
+
+
+def _exit_check(item: Item, cache: dict[Any, Any]) -> Call:
+    """Pooling, pooler, classifier, score on the host."""
+    import torch
+
+    x = torch.randn(item["batch"], item["tokens"], item["hidden"], dtype=_dtype(item))
+    n = _lengths(item["batch"], item["tokens"])
+    return _cycled([partial(_check, layer, x, n) for layer in _chain_layers(item, cache)])
+
+
+def _check(layer: _Layer, x: Any, n: Any, *, last: bool = False) -> Any:
+    import torch
+    import torch.nn.functional as F
+
+    hidden = torch.tanh(F.linear(_pool(x, n), *layer.dense))
+    logits = F.linear(hidden, *layer.classes)
+    return logits.float().numpy().argmax(axis=1) if last else _decide(logits)
+
+
+def _decide(logits: Any) -> Any:
+    """What the host does with logits: a score, a comparison, the rows that stay."""
+    import numpy as np
+
+    z = logits.float().numpy().astype(np.float64)
+    p = np.exp(z - z.max(axis=1, keepdims=True))
+    sure = (p / p.sum(axis=1, keepdims=True)).max(axis=1)
+    done = sure >= 2.0
+    answer, exit_layer = np.zeros(z.shape), np.zeros(len(z), dtype=np.int64)
+    answer[done] = z[done]
+    exit_layer[done] = 1
+    return np.flatnonzero(exit_layer == 0)
+
+
+def _chain(item: Item, cache: dict[Any, Any]) -> Call:
+    """Encoder layers one after another over `copies` weight sets.
+
+    The first `checks` layers are followed by an exit check; in layer `drop_after` (1-based, 0 =
+    none) only `keep_rate` of the tokens survive. With `ends` the call starts from token ids and
+    ends with the answer of the last head on the host.
+    """
+    import torch
+
+    x0 = torch.randn(item["batch"], item["tokens"], item["hidden"], dtype=_dtype(item))
+    n0 = _lengths(item["batch"], item["tokens"])
+    layers = _chain_layers(item, cache)
+    embed = _embedding(item, cache) if item.get("ends", False) else None
+
+    def call() -> object:
+        x, n, answer = x0 if embed is None else embed(), n0, None
+        for i in range(item["depth"]):
+            rate = item["keep_rate"] if 0 < item.get("drop_after", 0) <= i + 1 else 1.0
+            x, n = _layer(layers[i % len(layers)], x, n, rate, item)
+            if i < item.get("checks", 0):
+                answer = _check(layers[i % len(layers)], x, n)
+        if embed is not None:
+            return _check(layers[(item["depth"] - 1) % len(layers)], x, n, last=True)
+        return x if answer is None else answer
+
+    return call
+
+
+def _embedding(item: Item, cache: dict[Any, Any]) -> Callable[[], Any]:
+    """Token ids -> states: word, position and type vectors, a norm. New ids at every call."""
+    import torch
+    import torch.nn.functional as F
+
+    h, T, dtype = item["hidden"], item["tokens"], _dtype(item)
+    key = ("embedding", item["vocab"], h, item["dtype"])
+    if key not in cache:
+        cache[key] = (torch.randn(item["vocab"], h, dtype=dtype), torch.randn(512, h, dtype=dtype))
+    words, positions = cache[key]
+    kind, norm = torch.randn(h, dtype=dtype), (torch.ones(h, dtype=dtype),) * 2
+    batches = [torch.randint(item["vocab"], (item["batch"], T)) for _ in range(16)]
+
+    def embed(ids: Any) -> Any:
+        x = F.embedding(ids, words) + positions[:T]
+        return F.layer_norm(x + kind, (h,), *norm, 1e-12)
+
+    return _cycled([partial(embed, ids) for ids in batches])
+
+
+def _layer(layer: _Layer, x: Any, n: Any, rate: float, item: Item) -> tuple[Any, Any]:
+    import numpy as np
+    import torch.nn.functional as F
+
+    size, width, h = x.shape
+    H, mask = item["heads"], _mask(n, width)
+    qkv = F.linear(x, *layer.qkv)
+    q, k, v = qkv.view(size, width, 3, H, h // H).permute(2, 0, 3, 1, 4)
+    counts = np.minimum(_keep(_lengths(item["batch"], item["tokens"]), rate), n)
+    if (counts < n).any():
+        x, context = _attend_and_drop(x, q, k, v, n, counts)
+        n = counts
+    else:
+        context = _attend(q, k, v, mask)
+    x = F.layer_norm(x + F.linear(context, *layer.out), (h,), *layer.norm, 1e-12)
+    return F.layer_norm(x + _ffn(layer, x, n, item), (h,), *layer.norm, 1e-12), n
+
+
+BUILDERS: dict[str, Callable[[Item, dict[Any, Any]], Call]] = {
+    "matmul": _matmul,
+    "attention_prefill": _attention,
+    "attention_importance": _attention_importance,
+    "gelu": _gelu,
+    "residual_norm": _residual_norm,
+    "mean": _mean,
+    "copy": _copy,
+    "gather": _gather,
+    "host_sync": _host_sync,
+    "experts": _experts,
+    "exit_check": _exit_check,
+    "chain": _chain,
+}
+
+
+def main(arguments: list[str]) -> int:
+    """Command line entry."""
+    parser = argparse.ArgumentParser(description="Time the operators of a measurement plan.")
+    parser.add_argument("plan", type=Path, help="JSON file with a list `items`")
+    parser.add_argument("out", type=Path, help="JSON lines file, appended to")
+    parser.add_argument("--seconds", type=float, default=90.0)
+    parser.add_argument("--threads", type=int, default=1)
+    args = parser.parse_args(arguments)
+    items = json.loads(args.plan.read_text(encoding="utf-8"))["items"]
+    rounds = run_plan(items, args.out, seconds=args.seconds, threads=args.threads)
+    print(f"{len(items)} operators, {rounds} rounds, rows in {args.out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,65 @@
+"""Device and profile -> the text of a TOML file that `load_device` reads back."""
+
+from __future__ import annotations
+
+import json
+
+from cost_models.device import SCHEMA_VERSION, Device, Profile
+from cost_models.forms import parameters_of
+from cost_models.units import from_si, join_key, split_key
+
+
+def device_text(device: Device, profile: Profile | None = None) -> str:
+    """One file: facts of the device, then the profile where there is one.
+
+    Args:
+        device: Its facts; parameters that a profile laid over it are left to the profile.
+        profile: What was fitted, with parameters in SI units.
+    """
+    lines = [
+        f"schema_version = {SCHEMA_VERSION}",
+        f"name = {_text(device.name)}",
+        f"kind = {_text(device.kind)}",
+        f"summary = {_text(device.summary)}",
+    ]
+    section = ""
+    for dotted, q in sorted(device.quantities.items()):
+        if q.origin != "datasheet":
+            continue
+        head, stem = dotted.split(".", 1)
+        if head != section:
+            section = head
+            lines += ["", f"[{section}]"]
+        key, value = _in_unit(stem, q.dimension, q.value)
+        origin = f"source = {_text(q.source)}, grade = {_text(q.grade)}"
+        lines.append(f"{key} = {{ value = {value!r}, {origin} }}")
+    if profile is not None:
+        lines += _profile_lines(device.kind, profile)
+    return "\n".join(lines) + "\n"
+
+
+def _profile_lines(kind: str, p: Profile) -> list[str]:
+    lines = ["", "[profile]"]
+    for key in ("name", "base", "date", "tool", "driver", "runtime", "machine"):
+        lines.append(f"{key} = {_text(getattr(p, key))}")
+    lines += [f"threads = {p.threads}", f"n = {p.n}"]
+    lines += [f"mape = {p.mape!r}", f"shared_log_sd = {p.shared_log_sd!r}"]
+    lines += ["", "[profile.residual_log_sd]"]
+    lines += [f"{name} = {value!r}" for name, value in sorted(p.residual_log_sd.items())]
+    lines += ["", "[profile.covered]"]
+    lines += [f"{axis} = [{low!r}, {high!r}]" for axis, (low, high) in sorted(p.covered.items())]
+    lines += ["", "[profile.model]"]
+    known = parameters_of(kind)
+    for name, value in sorted(p.model.items()):
+        key, written = _in_unit(name, known[name].dimension, value)
+        lines.append(f"{key} = {written!r}")
+    return lines
+
+
+def _in_unit(stem: str, dimension: str, value: float) -> tuple[str, float]:
+    key = join_key(stem, dimension)
+    return key, from_si(float(value), split_key(key)[1])
+
+
+def _text(value: str) -> str:
+    return json.dumps(value, ensure_ascii=False)

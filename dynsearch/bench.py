@@ -1,0 +1,302 @@
+"""Times configurations on this machine beside their predictions, and writes `bench.json`.
+
+Rules of the comparison: at least 24 configurations over at least 3x in predicted latency, six or
+more each with skimming and with experts, the full network and static truncations timed too but
+not counted, at least 400 rows, blocks interleaved over configurations, medians over repeats.
+`predicted_s` uses the search rows' activity; `predicted_same_rows_s` the timed rows' own.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import spearmanr
+
+from dynsearch.bench_select import (
+    REFERENCE_FAMILIES,
+    BenchConfig,
+    for_batch,
+    references,
+    select_configs,
+)
+from dynsearch.bench_timing import (
+    Timings,
+    encoder_runner,
+    make_blocks,
+    quiet_machine,
+    time_interleaved,
+)
+from dynsearch.export.files import write_atomic
+from dynsearch.export.front import BENCH_FILE, SCHEMA_VERSION
+from dynsearch.models.dynamic import DynamicEncoder
+from dynsearch.models.tokens import Tokens
+from search_spaces.candidate import Candidate
+from search_spaces.errors import InputError
+
+MIN_ROWS = 400
+RUNTIME = "torch"
+F64 = NDArray[np.float64]
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Predictions:
+    """Mean latency in seconds of each candidate [B], with its 90 % interval."""
+
+    mean_s: F64
+    low_s: F64
+    high_s: F64
+
+
+class Predictor(Protocol):
+    """Prices candidates of one dtype at one batch size (sorted when above 1)."""
+
+    def __call__(self, candidates: Sequence[Candidate], batch: int) -> Predictions:
+        """Predicted mean latency of each candidate."""
+
+
+def bench_run(
+    run_dir: Path,
+    *,
+    rows: Tokens,
+    configs: Sequence[BenchConfig],
+    full: Candidate,
+    encoder: Callable[[str], DynamicEncoder],
+    predict: Predictor,
+    predict_same_rows: Callable[[Sequence[Candidate], int, int], F64] | None = None,
+    device: str = "local",
+    batches: Sequence[int] = (1, 8),
+    dtypes: Sequence[str] = ("fp32",),
+    count: int = 24,
+    num_rows: int = MIN_ROWS,
+    minimum_rows: int = MIN_ROWS,
+    seconds: float | None = None,
+    repeats: int = 5,
+    threads: int = 1,
+    seed: int = 0,
+    on_progress: Callable[[float], None] | None = None,
+) -> dict[str, Any]:
+    """Time configurations and write `bench.json` into the run folder.
+
+    Args:
+        run_dir: The run folder.
+        rows: Report rows, tokenised.
+        configs: Pool to choose from, of any dtype.
+        full: The full network; its dtype is replaced by each of `dtypes`.
+        encoder: dtype -> the runnable network with its weights in it.
+        predict: Predicted latency with the search rows' activity.
+        predict_same_rows: Predicted mean latency [B] of (candidates, batch, n) with the activity
+            of the first n of `rows`.
+        device: Device that the predictions are for: this machine.
+        batches: Batch sizes; above 1 sorted by length.
+        dtypes: Number formats, each a group of its own.
+        count: Configurations to time per group, references not among them.
+        num_rows: Rows to time.
+        minimum_rows: Rows below which `seconds` may not reduce.
+        seconds: Time that all groups together may take, by the predictions.
+        repeats: Repeats of everything.
+        threads: Torch threads.
+        seed: Of the orders in which configurations take turns.
+        on_progress: Gets the share that is done.
+
+    Returns:
+        The object that `bench.json` holds.
+
+    Raises:
+        InputError: no configuration of a dtype can be timed.
+    """
+    warnings: list[str] = []
+    groups = []
+    for dtype in dtypes:
+        pool, statics = _pool_of(run_dir, configs, full, dtype)
+        for batch in batches:
+            group, lacks = _group(pool, statics, predict, dtype, batch, count)
+            warnings += [f"{dtype}, batch {batch}: {text}" for text in lacks]
+            groups.append(group)
+    timed_rows = _rows_to_time(groups, len(rows), num_rows, minimum_rows, seconds, repeats)
+    if timed_rows < minimum_rows:
+        warnings.append(f"only {timed_rows} rows could be timed, {minimum_rows} are wanted")
+    start = time.perf_counter()
+    out: list[dict[str, Any]] = []
+    figures: dict[str, list[dict[str, Any]]] = {"mape": [], "spearman": [], "coverage": []}
+    for i, group in enumerate(groups):
+        blocks = make_blocks(rows, timed_rows, batch=group.batch)
+        step = _Steps(i, len(groups), len(blocks) * repeats, on_progress)
+        runners = [
+            encoder_runner(encoder(group.dtype), c.candidate, group.batch) for c in group.configs
+        ]
+        with quiet_machine(threads):
+            timings = time_interleaved(runners, blocks, repeats=repeats, seed=seed, on_block=step)
+        own = None
+        if predict_same_rows is not None:
+            own = predict_same_rows(group.run_candidates, group.batch, timed_rows)
+        out += _rows(group, timings, own, threads)
+        for name, value in _figures(group, timings, own).items():
+            key = {"runtime": RUNTIME, "dtype": group.dtype, "batch": group.batch}
+            figures[name].append(key | value)
+        logger.info("timed %s at batch %d: %s", group.dtype, group.batch, figures["mape"][-1])
+    result = {
+        "schema_version": SCHEMA_VERSION,
+        "command": "bench",
+        "status": "done",
+        "warnings": warnings,
+        "errors": [],
+        "device": device,
+        "threads": threads,
+        "repeats": repeats,
+        "timed_rows": timed_rows,
+        "seconds": time.perf_counter() - start,
+        "rows": out,
+        **figures,
+    }
+    write_atomic(run_dir / BENCH_FILE, json.dumps(result, indent=1, allow_nan=False) + "\n")
+    return result
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Group:
+    """What is timed together: one dtype and batch."""
+
+    dtype: str
+    batch: int
+    configs: list[BenchConfig]  # references last
+    counted: list[bool]
+    predicted: Predictions
+
+    @property
+    def run_candidates(self) -> list[Candidate]:
+        """The candidates as they run at this batch size."""
+        return [for_batch(c.candidate, self.batch) for c in self.configs]
+
+
+def _group(
+    pool: Sequence[BenchConfig],
+    statics: Sequence[BenchConfig],
+    predict: Predictor,
+    dtype: str,
+    batch: int,
+    count: int,
+) -> tuple[_Group, list[str]]:
+    everything = [*pool, *statics]
+    known = predict([for_batch(c.candidate, batch) for c in everything], batch)
+    chosen, lacks = select_configs(pool, known.mean_s[: len(pool)], count=count)
+    take = np.array([*chosen, *range(len(pool), len(everything))], dtype=np.int64)
+    group = _Group(
+        dtype=dtype,
+        batch=batch,
+        configs=[everything[i] for i in take],
+        counted=[bool(i < len(pool)) for i in take],
+        predicted=Predictions(
+            mean_s=known.mean_s[take], low_s=known.low_s[take], high_s=known.high_s[take]
+        ),
+    )
+    return group, lacks
+
+
+def _rows_to_time(
+    groups: Sequence[_Group],
+    available: int,
+    wanted: int,
+    minimum: int,
+    seconds: float | None,
+    repeats: int,
+) -> int:
+    """Rows that fit into `seconds` by the predictions, within [minimum, wanted]."""
+    if seconds is not None:
+        one_row = repeats * sum(float(g.predicted.mean_s.sum()) for g in groups)
+        wanted = min(wanted, max(minimum, int(seconds / one_row)))
+    return min(available, wanted)
+
+
+@dataclass(slots=True)
+class _Steps:
+    """Counts the steps of one group and reports the share of everything that is done."""
+
+    group: int
+    groups: int
+    steps: int
+    report: Callable[[float], None] | None
+    done: int = 0
+
+    def __call__(self) -> None:
+        self.done += 1
+        if self.report is not None:
+            self.report((self.group + self.done / self.steps) / self.groups)
+
+
+def _pool_of(
+    run_dir: Path, configs: Sequence[BenchConfig], full: Candidate, dtype: str
+) -> tuple[list[BenchConfig], list[BenchConfig]]:
+    """Configurations of `dtype` to choose from, and the references that are always timed."""
+    mine = [c for c in configs if c.candidate.dtype == dtype]
+    pool = [c for c in mine if c.family not in REFERENCE_FAMILIES]
+    if not pool:
+        raise InputError.one(
+            run_dir, "dtypes", dtype, "the front has no dynamic configuration of it; leave it out"
+        )
+    statics = [c for c in mine if c.family in REFERENCE_FAMILIES]
+    statics += references(replace(full, dtype=dtype))
+    # a network without exits is the same however its batches would treat exits
+    return pool, list({c.candidate.depth: c for c in reversed(statics)}.values())[::-1]
+
+
+def _rows(group: _Group, timings: Timings, own: F64 | None, threads: int) -> list[dict[str, Any]]:
+    latency, per_sample = timings.latency_median_s, timings.per_sample_median_s
+    return [
+        {
+            "id": c.id,
+            "runtime": RUNTIME,
+            "threads": threads,
+            "batch": group.batch,
+            "dtype": group.dtype,
+            "family": c.family,
+            "counted": group.counted[i],
+            "predicted_s": float(group.predicted.mean_s[i]),
+            "low_s": float(group.predicted.low_s[i]),
+            "high_s": float(group.predicted.high_s[i]),
+            "predicted_same_rows_s": None if own is None else float(own[i]),
+            "measured_s": float(latency[i]),
+            "measured_min_s": float(timings.latency_s[:, i].min()),
+            "measured_max_s": float(timings.latency_s[:, i].max()),
+            "time_per_sample_s": float(per_sample[i]),
+        }
+        for i, c in enumerate(group.configs)
+    ]
+
+
+def _figures(group: _Group, timings: Timings, own: F64 | None) -> dict[str, dict[str, Any]]:
+    """Agreement over the counted configurations."""
+    use = np.array(group.counted, dtype=bool)
+    p, m = group.predicted, timings.latency_median_s
+    inside = (p.low_s <= m) & (m <= p.high_s)
+    return {
+        "mape": {
+            "value": mape(p.mean_s[use], m[use]),
+            "same_rows": None if own is None else mape(np.asarray(own)[use], m[use]),
+            "n": int(use.sum()),
+        },
+        "spearman": {"value": rank_correlation(p.mean_s[use], m[use])},
+        "coverage": {"value": float(inside[use].mean()) if use.any() else None},
+    }
+
+
+def mape(predicted: F64, measured: F64) -> float | None:
+    """Mean of |predicted - measured| / measured, None of nothing."""
+    if measured.size == 0:
+        return None
+    return float(np.mean(np.abs(predicted - measured) / measured))
+
+
+def rank_correlation(predicted: F64, measured: F64) -> float | None:
+    """Spearman's rank correlation, None where ranks do not differ."""
+    if np.unique(predicted).size < 2 or np.unique(measured).size < 2:
+        return None
+    return float(spearmanr(predicted, measured).statistic)

@@ -1,0 +1,309 @@
+"""The command line: parse, call, print. Exit status 0 done, 1 failed, 2 bad input.
+
+Commands import what they need when they run, so that `dynsearch --help` is quick.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from dynsearch.commands.session import (
+    BAD_INPUT,
+    COMMAND_LINE,
+    EXIT_STATUS,
+    FAILED,
+    INTERRUPTED,
+    Session,
+)
+
+app = typer.Typer(
+    name="dynsearch",
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder of a search.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object in place of text.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no warnings.")]
+Trials = Annotated[int | None, typer.Option(help="Forward passes in all, also earlier ones.")]
+Workers = Annotated[int | None, typer.Option(help="Passes in parallel.")]
+
+
+def _version(shown: bool) -> None:
+    if shown:
+        from importlib.metadata import version
+
+        typer.echo(f"dynsearch {version('dynsearch')}")
+        raise typer.Exit
+
+
+@app.callback()
+def top(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it.")
+    ] = False,
+) -> None:
+    """Find dynamic transformers (early exit, skimming, experts) that fit your hardware."""
+
+
+@app.command()
+def search(
+    ctx: typer.Context,
+    job: Annotated[Path, typer.Argument(metavar="JOB.toml", help="Job file.")],
+    out: Annotated[
+        Path, typer.Option(help="Folder that gets the run folder <job>-<hash>.")
+    ] = Path("runs/out"),
+    trials: Trials = None,
+    workers: Workers = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the search.")] = None,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Start anew; a trained supernet is used again.")
+    ] = False,
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> int:
+    """Run a job file to a front, or go on with it."""
+    from dynsearch.job import find_job, load_job, override
+
+    loaded = override(load_job(find_job(job)), trials=trials, workers=workers, seed=seed)
+    from dynsearch import main_job
+    from dynsearch.commands import show
+    from dynsearch.progress import make_progress
+
+    with make_progress(quiet=quiet) as progress:
+        result = main_job.search(
+            loaded,
+            out=out,
+            trials=trials,
+            workers=workers,
+            seed=seed,
+            fresh=fresh,
+            progress=progress,
+        )
+    return _finish(ctx, result, show.search)
+
+
+@app.command()
+def resume(
+    ctx: typer.Context,
+    run: Run,
+    trials: Trials = None,
+    workers: Workers = None,
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> int:
+    """Go on with a search that was stopped or killed."""
+    from dynsearch import main_job
+    from dynsearch.commands import show
+    from dynsearch.progress import make_progress
+
+    with make_progress(quiet=quiet) as progress:
+        result = main_job.resume(run, trials=trials, workers=workers, progress=progress)
+    return _finish(ctx, result, show.search)
+
+
+@app.command()
+def front(ctx: typer.Context, run: Run, json_: Json = False, quiet: Quiet = False) -> int:
+    """Print the front of a run."""
+    from dynsearch import main_job
+    from dynsearch.commands import show
+
+    return _finish(ctx, main_job.front(run), show.front)
+
+
+@app.command()
+def export(
+    ctx: typer.Context,
+    run: Run,
+    out: Annotated[Path, typer.Option(help="Folder that gets the files.")],
+    format_: Annotated[
+        str, typer.Option("--format", metavar="json|csv|toml|torch", help="What to write.")
+    ] = "json",
+    id_: Annotated[
+        list[str] | None, typer.Option("--id", help="Only this configuration; may be repeated.")
+    ] = None,
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> int:
+    """Write the front to files, or its models so that they run."""
+    if format_ not in EXPORTS:
+        raise _bad_option("--format", format_, f"must be one of {', '.join(EXPORTS)}")
+    from dynsearch import main_job
+    from dynsearch.commands import show
+
+    return _finish(ctx, main_job.export(run, format_, out, tuple(id_ or ())), show.files)
+
+
+EXPORTS = ("json", "csv", "toml", "torch")
+
+
+@app.command()
+def bench(
+    ctx: typer.Context,
+    run: Run,
+    rows: Annotated[int, typer.Option(min=1, help="Texts timed for each configuration.")] = 400,
+    configs: Annotated[int, typer.Option(min=1, help="Configurations timed.")] = 24,
+    batch: Annotated[str, typer.Option(help="Batch sizes, separated by commas.")] = "1,8",
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> int:
+    """Time the front on this machine, beside its prediction."""
+    batches = _counts("--batch", batch)
+    from dynsearch import main_job
+    from dynsearch.commands import show
+    from dynsearch.progress import make_progress
+
+    with make_progress(quiet=quiet) as progress:
+        result = main_job.bench(
+            run, rows=rows, configs=configs, batches=batches, progress=progress
+        )
+    return _finish(ctx, result, show.bench)
+
+
+@app.command()
+def report(ctx: typer.Context, run: Run, json_: Json = False, quiet: Quiet = False) -> int:
+    """Write the report of a run: one HTML file."""
+    from dynsearch import main_job
+    from dynsearch.commands import show
+
+    return _finish(ctx, main_job.report(run), show.files)
+
+
+@app.command()
+def calibrate(
+    ctx: typer.Context,
+    out: Annotated[Path | None, typer.Option(help="Profile file to write.")] = None,
+    seconds: Annotated[float, typer.Option(min=1, help="Time to measure.")] = 100,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of the measured runtime.")] = 1,
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> int:
+    """Measure this machine and fit the cost model to it."""
+    from dynsearch.commands import devices, show
+    from dynsearch.progress import make_progress
+
+    with make_progress(quiet=quiet) as progress:
+        progress.stage("measuring this machine")
+        result = devices.calibrate(out, seconds=seconds, threads=threads, progress=progress.share)
+    return _finish(ctx, result, show.calibrate)
+
+
+@app.command("devices")
+def list_devices(
+    ctx: typer.Context,
+    name: Annotated[str | None, typer.Argument(help="One device, with all its sources.")] = None,
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> int:
+    """List devices, or show one with its sources."""
+    from dynsearch.commands import devices, show
+
+    return _finish(ctx, devices.devices(name), show.devices)
+
+
+@app.command()
+def cost(
+    ctx: typer.Context,
+    candidate: Annotated[Path, typer.Argument(metavar="CANDIDATE.toml", help="One candidate.")],
+    device: Annotated[str, typer.Option(help="Device name, local, or a device file.")],
+    activity: Annotated[
+        Path | None,
+        typer.Option(metavar="TRACE", help="Trace that says how deep inputs go (.npz)."),
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Inputs in a batch.")] = 1,
+    max_len: Annotated[int, typer.Option(min=4, help="Tokens of the (longest) input.")] = 64,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of the runtime.")] = 1,
+    classes: Annotated[int, typer.Option(min=2, help="Classes, where no trace says.")] = 2,
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> int:
+    """Predict what one candidate costs on a device."""
+    from dynsearch.commands import cost as costs
+    from dynsearch.commands import show
+    from search_spaces.workload import Workload
+
+    workload = Workload(batch=batch, max_len=max_len, threads=threads)
+    result = costs.cost(
+        candidate, device=device, activity=activity, workload=workload, num_classes=classes
+    )
+    return _finish(ctx, result, show.cost)
+
+
+def _finish(ctx: typer.Context, result: dict[str, Any], show: Callable[..., None]) -> int:
+    session: Session = ctx.obj
+    return session.finish(result, show)
+
+
+def _counts(option: str, text: str) -> tuple[int, ...]:
+    try:
+        counts = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        counts = (0,)
+    if min(counts) < 1:
+        raise _bad_option(option, text, "must be whole numbers from 1, with commas between: 1,8")
+    return counts
+
+
+def _bad_option(option: str, value: str, way_out: str) -> Exception:
+    from dynsearch.errors import InputError
+
+    return InputError.one(COMMAND_LINE, option, value, way_out)
+
+
+def run(args: Sequence[str]) -> int:
+    """Carry out one command line and give its exit status; no exception leaves it."""
+    session = Session(args=tuple(args))
+    with session.collected_warnings():
+        try:
+            command = typer.main.get_command(app)
+            words = list(args) or ["--help"]
+            status = command.main(words, "dynsearch", standalone_mode=False, obj=session)
+            return (
+                _interrupted(session) if status == EXIT_STATUS[INTERRUPTED] else int(status or 0)
+            )
+        except typer.TyperException as error:
+            return _usage(session, error)
+        except (KeyboardInterrupt, typer.Abort):
+            return _interrupted(session)
+        except Exception as error:
+            return _failure(session, error)
+
+
+def _failure(session: Session, error: Exception) -> int:
+    from dynsearch.errors import DynsearchError, InputError
+
+    if isinstance(error, InputError):
+        return session.fail(BAD_INPUT, error.problems)
+    if isinstance(error, DynsearchError):
+        return session.fail_with(FAILED, f"dynsearch {session.command}", str(error))
+    return session.crash(error)
+
+
+def _interrupted(session: Session) -> int:
+    text = "interrupted; `dynsearch resume RUN` goes on with a search"
+    return session.fail_with(INTERRUPTED, "dynsearch", text)
+
+
+def _usage(session: Session, error: typer.TyperException) -> int:
+    known = {
+        info.name or info.callback.__name__ for info in app.registered_commands if info.callback
+    }
+    of_command = f" {session.command}" if session.command in known else ""
+    text = f"{error.format_message()} (help: dynsearch{of_command} --help)"
+    return session.fail_with(BAD_INPUT, COMMAND_LINE, text)
+
+
+def main() -> None:
+    """Entry point of the `dynsearch` command."""
+    sys.exit(run(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    main()

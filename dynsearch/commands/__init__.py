@@ -1,0 +1,1 @@
+"""What the command line prints and computes; imported one by one, when a command needs it."""

@@ -1,0 +1,194 @@
+"""Results of commands as text. Each function takes the object that `--json` would print."""
+
+from __future__ import annotations
+
+from typing import Any, TextIO
+
+from dynsearch.commands.tables import megabytes, milliseconds, percent, print_table
+
+Result = dict[str, Any]
+
+
+def search(result: Result, out: TextIO) -> None:
+    """The front of a search, and where its run folder is."""
+    front(result, out)
+    out.write(f"passes: {result['passes']}\nrun: {result['run']}\n")
+
+
+def front(result: Result, out: TextIO) -> None:
+    """One line a configuration and device, cheapest first within a device."""
+    points = sorted(
+        result["front"], key=lambda p: (p["device"], _predicted(p, "latency_mean_s") or 0.0)
+    )
+    columns = (
+        "id",
+        "device",
+        "family",
+        "dtype",
+        "depth",
+        "error_bound %",
+        "selected loss %",
+        "confirmed loss %",
+        "predicted ms",
+        "measured ms",
+        "peak MB",
+        "named for loss %",
+    )
+    rows = [_front_row(p) for p in points]
+    print_table(out, f"front: {len(rows)} configurations", columns, rows)
+
+
+def _front_row(point: Result) -> list[str]:
+    confirmed = point.get("confirmed") or {}
+    measured = point.get("measured") or {}
+    return [
+        point["id"],
+        point["device"],
+        point["family"] + (" (dominated)" if point["dominated"] else ""),
+        str(point["candidate"].get("dtype", "")),
+        str(point["candidate"].get("depth", "")),
+        percent(point["error_bound"]),
+        percent(point["selected"].get("loss")),
+        percent(confirmed.get("loss")),
+        milliseconds(_predicted(point, "latency_mean_s")),
+        milliseconds(measured.get("latency_mean_s")),
+        megabytes(_predicted(point, "peak_bytes")),
+        " ".join(f"{level * 100:g}" for level in point.get("named", ())) or "-",
+    ]
+
+
+def _predicted(point: Result, name: str) -> float | None:
+    value = (point.get("predicted") or point["objectives"]).get(name)
+    return None if value is None else float(value)
+
+
+def files(result: Result, out: TextIO) -> None:
+    """One written file a line."""
+    out.writelines(f"{name}\n" for name in result["files"])
+
+
+def bench(result: Result, out: TextIO) -> None:
+    """Predicted beside measured, then how well the two agree."""
+    columns = (
+        "id",
+        "family",
+        "dtype",
+        "batch",
+        "predicted ms",
+        "low ms",
+        "high ms",
+        "measured ms",
+        "off %",
+    )
+    rows = [
+        [
+            row["id"],
+            row["family"],
+            row["dtype"],
+            str(row["batch"]),
+            *(milliseconds(row[key]) for key in ("predicted_s", "low_s", "high_s", "measured_s")),
+            f"{(row['predicted_s'] / row['measured_s'] - 1) * 100:.1f}",
+        ]
+        for row in result["rows"]
+    ]
+    print_table(out, f"predicted and measured: {len(rows)} rows", columns, rows)
+    _agreement(result, out)
+
+
+def _agreement(result: Result, out: TextIO) -> None:
+    names = ("mape", "spearman", "coverage")
+    groups: dict[tuple[str, str, str], dict[str, float | None]] = {}
+    for name in names:
+        for entry in result.get(name, ()):
+            group = (str(entry["runtime"]), str(entry["dtype"]), str(entry["batch"]))
+            groups.setdefault(group, {})[name] = entry["value"]
+    rows = [
+        [*group, *(_plain(values.get(name)) for name in names)] for group, values in groups.items()
+    ]
+    print_table(out, "agreement", ("runtime", "dtype", "batch", *names), rows)
+
+
+def _plain(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
+
+
+def calibrate(result: Result, out: TextIO) -> None:
+    """Where the profile is and how well it fits."""
+    out.write("device: {device}\nprofile: {profile}\nmeasurements: {n}\n".format(**result))
+    out.write(f"error on groups left out of the fit: {percent(result['error'])} %\n")
+
+
+def devices(result: Result, out: TextIO) -> None:
+    """A line a device, or every number of one device with its origin and source."""
+    entries = result["devices"]
+    if len(entries) == 1 and "numbers" in entries[0]:
+        out.write("{name} ({kind}): {summary}\n".format(**entries[0]))
+        print_table(out, "", _NUMBER_COLUMNS, [_number_row(row) for row in entries[0]["numbers"]])
+    else:
+        print_table(out, "", _DEVICE_COLUMNS, [_device_row(entry) for entry in entries])
+
+
+_NUMBER_COLUMNS = ("key", "value", "unit", "grade", "origin", "source")
+_DEVICE_COLUMNS = (
+    "name",
+    "kind",
+    "fp32 TFLOP/s",
+    "bf16 TFLOP/s",
+    "GB/s",
+    "GB",
+    "origin",
+    "summary",
+)
+
+
+def _number_row(row: Result) -> list[str]:
+    return [f"{row[c]:.4g}" if c == "value" else str(row[c]) for c in _NUMBER_COLUMNS]
+
+
+def _device_row(entry: Result) -> list[str]:
+    return [
+        entry["name"],
+        entry["kind"],
+        *(f"{entry['peak_flops_per_s'][dtype] / 1e12:.4g}" for dtype in ("fp32", "bf16")),
+        f"{entry['bandwidth_bytes_per_s'] / 1e9:.4g}",
+        f"{entry['capacity_bytes'] / 1e9:.4g}",
+        entry["origin"],
+        entry["summary"],
+    ]
+
+
+def cost(result: Result, out: TextIO) -> None:
+    """Every quantity with its 90 % interval and where it comes from."""
+    rows = [
+        [
+            name,
+            *(_quantity(name, result[name][end]) for end in ("value", "low", "high")),
+            unit,
+            result[name]["origin"],
+        ]
+        for name, unit in COST_UNITS.items()
+        if name in result
+    ]
+    print_table(out, "", ("quantity", "value", "low", "high", "unit", "origin"), rows)
+
+
+COST_UNITS = {
+    "mean": "ms",
+    "p50": "ms",
+    "p95": "ms",
+    "p99": "ms",
+    "best": "ms",
+    "worst": "ms",
+    "energy_j": "J",
+    "peak_bytes": "MB",
+    "flops_ideal": "FLOP",
+    "flops_executed": "FLOP",
+}
+
+
+def _quantity(name: str, value: float | None) -> str:
+    if COST_UNITS[name] == "ms":
+        return milliseconds(value)
+    if COST_UNITS[name] == "MB":
+        return megabytes(value)
+    return "-" if value is None else f"{value:.4g}"

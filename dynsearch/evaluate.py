@@ -1,0 +1,203 @@
+"""Where activity, cost and quality meet: traces are priced and searched, nowhere else.
+
+`build` makes, from plain values that travel to workers, the function that a pass ends in: from
+(outer setting, trace) to the front of exit policies on every device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cost_models.candidates import cost_candidates
+from cost_models.device import Device
+from cost_models.memory import peak_bytes
+from dynsearch.quality.trace import Trace
+from dynsearch.search.inner import InnerProblem, search_inner
+from dynsearch.search.types import DeviceFront, PassFronts, PassInner
+from dynsearch.sim.layer_cost import LayerCost, build_layer_cost
+from dynsearch.sim.replay import Replayer
+from search_spaces.candidate import Candidate, PolicyBatch, stack, tokens_per_layer, with_policies
+from search_spaces.inner import InnerSpace
+from search_spaces.workload import Workload
+
+F64 = NDArray[np.float64]
+Costs = dict[str, dict[str, float]]  # device -> cost -> value, SI units
+
+BUILDER = "dynsearch.evaluate:build"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scene:
+    """What every candidate of a job is priced on."""
+
+    devices: tuple[Device, ...]
+    workload: Workload
+    num_classes: int
+
+    def layer_cost(self, outer: Candidate) -> LayerCost:
+        """Stage costs of an outer setting."""
+        return build_layer_cost(
+            outer, self.devices, workload=self.workload, num_classes=self.num_classes
+        )
+
+    def replayer(
+        self, outer: Candidate, trace: Trace, correct_full: NDArray[np.bool_]
+    ) -> Replayer:
+        """The trace of an outer setting with its prices."""
+        return Replayer(
+            trace, self.layer_cost(outer), workloads=[self.workload], correct_full=correct_full
+        )
+
+    def peak_bytes(self, outer: Candidate, policies: PolicyBatch) -> F64:
+        """Peak memory of an outer setting under P policies [P]."""
+        return peak_bytes(
+            with_policies(outer, policies), workload=self.workload, num_classes=self.num_classes
+        )
+
+
+def build(spec: Mapping[str, Any]) -> PassInner:
+    """The end of a pass, from the keys that `inner_spec` gives."""
+    scene = Scene(
+        devices=spec["devices"], workload=spec["workload"], num_classes=spec["num_classes"]
+    )
+    reference: Trace = spec["reference_trace"]
+    correct_full = reference.logits[:, -1].argmax(axis=-1) == reference.labels
+
+    def end_of_pass(outer: Candidate, trace: Trace) -> PassFronts:
+        problem = InnerProblem(
+            space=spec["inner_space"],
+            cost=spec["cost"],
+            budgets=spec["budgets"],
+            also=spec["also"],
+            peak_bytes=lambda policies: scene.peak_bytes(outer, policies),
+        )
+        fronts = search_inner(scene.replayer(outer, trace, correct_full), problem)
+        anchors, majority = spec["anchors"], float(spec["majority_error"])
+        return PassFronts(
+            devices=tuple(
+                DeviceFront(
+                    device=front.device,
+                    policies=front.policies,
+                    error=front.error,
+                    error_bound=front.error_bound,
+                    costs=front.costs,
+                    heuristic=front.heuristic,
+                    anchor_values=front.anchor_values(
+                        spec["cost"], anchors[front.device], majority
+                    ),
+                    violation=front.violation,
+                    budget_values=front.budget_values,
+                )
+                for front in fronts
+            )
+        )
+
+    return end_of_pass
+
+
+def inner_spec(
+    scene: Scene,
+    *,
+    inner_space: InnerSpace,
+    objectives: Sequence[str],
+    budgets: Mapping[str, Mapping[str, float]],
+    anchors: Mapping[str, Sequence[float]],
+) -> dict[str, Any]:
+    """Plain values from which `build` makes the end of a pass."""
+    costs = [name for name in objectives if name != "error"]
+    return {
+        "builder": BUILDER,
+        "devices": scene.devices,
+        "workload": scene.workload,
+        "num_classes": scene.num_classes,
+        "inner_space": inner_space,
+        "cost": costs[0],
+        "also": tuple(costs[1:]),
+        "budgets": {device: dict(limits) for device, limits in budgets.items()},
+        "anchors": {device: tuple(values) for device, values in anchors.items()},
+    }
+
+
+def blank_trace(outer: Candidate, lengths: NDArray[np.int64], num_classes: int) -> Trace:
+    """A trace that knows lengths only: enough to price a network that takes no exit."""
+    keep = stack([replace(outer, depth=outer.backbone.num_layers)]).keep_rate[0]
+    layer, ffn = tokens_per_layer(lengths, keep)
+    size, layers = layer.shape
+    return Trace(
+        logits=np.zeros((size, layers, num_classes), dtype=np.float32),
+        labels=np.zeros(size, dtype=np.int64),
+        lengths=lengths,
+        tokens_layer=layer.astype(np.int32),
+        tokens_ffn=ffn.astype(np.int32),
+        expert_tokens=np.zeros((size, layers, 1), dtype=np.int32),
+    )
+
+
+def static_costs(
+    scene: Scene,
+    outer: Candidate,
+    depth: int,
+    lengths: NDArray[np.int64],
+    *,
+    costs: Sequence[str],
+    exit_batching: str,
+) -> Costs:
+    """Costs of the first `depth` layers of an outer setting, without any early exit.
+
+    Args:
+        scene: Devices, workload, classes.
+        outer: The setting.
+        depth: Layers that run, 1-based.
+        lengths: Unpadded token counts of the inputs [N].
+        costs: Which costs.
+        exit_batching: How its batches are formed.
+    """
+    trace = blank_trace(outer, lengths, scene.num_classes)
+    replayer = scene.replayer(outer, trace, np.ones(lengths.size, dtype=bool))
+    problem = InnerProblem(
+        space=InnerSpace(
+            exit_layers=(), min_depth=depth, max_depth=depth, exit_batching=(exit_batching,)
+        ),
+        cost=costs[0],
+        also=tuple(costs[1:]),
+        peak_bytes=lambda policies: scene.peak_bytes(outer, policies),
+    )
+    return {
+        front.device: {name: float(values[0]) for name, values in front.costs.items()}
+        for front in search_inner(replayer, problem)
+    }
+
+
+def lower_bounds(
+    scene: Scene, outer: Sequence[Candidate], lengths: NDArray[np.int64]
+) -> dict[str, dict[str, F64]]:
+    """Lower ends of the 90 % intervals of candidates without early exits, by device and cost.
+
+    Args:
+        scene: Devices, workload, classes.
+        outer: B candidates at the depth that is asked about.
+        lengths: Unpadded token counts of the inputs [N].
+    """
+    batch = stack(list(outer))
+    found = cost_candidates(
+        batch,
+        devices=scene.devices,
+        workload=scene.workload,
+        num_classes=scene.num_classes,
+        lengths=lengths,
+        reach=batch.valid.astype(np.float64),
+    )
+    assert found.mean_low_s is not None
+    return {
+        device.name: {
+            "latency_mean_s": found.mean_low_s[d],
+            "latency_worst_s": found.worst_low_s[d],
+            "peak_bytes": found.peak_bytes,
+        }
+        for d, device in enumerate(scene.devices)
+    }

@@ -1,0 +1,146 @@
+"""Runs one exported configuration: texts in; class, probability and exit layer out.
+
+Copied into every exported folder. Needs torch, numpy, safetensors and tokenizers, not dynsearch:
+the model's own source files lie in `lib` beside this file.
+
+    python runner.py "a fine film" "a dull plot"
+    python runner.py --file texts.txt --batch 8 --json
+
+    import runner                      # from Python, with this folder on the path
+    model = runner.load()
+    model.classify(["a fine film"])
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What the model says of one text."""
+
+    label: str
+    probability: float
+    exit_layer: int  # 1-based layer whose exit answered
+    tokens: int  # special tokens included
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A loaded configuration."""
+
+    config: dict[str, Any]
+    encoder: Any
+    plan: Any
+    tokenizer: Any
+
+    def classify(self, texts: list[str], batch: int = 1) -> list[Answer]:
+        """Answers in the order of `texts`, computed in batches of similar length."""
+        rows = [encoded.ids for encoded in self.tokenizer.encode_batch(texts)]
+        order = range(len(rows))
+        if batch > 1:
+            order = sorted(order, key=lambda i: -len(rows[i]))  # type: ignore[assignment]
+        answers: dict[int, Answer] = {}
+        for start in range(0, len(rows), batch):
+            part = list(order[start : start + batch])
+            answers |= dict(zip(part, self._batch([rows[i] for i in part]), strict=True))
+        return [answers[i] for i in range(len(rows))]
+
+    def _batch(self, rows: list[list[int]]) -> list[Answer]:
+        import numpy as np
+        import torch
+
+        lengths = np.array([len(row) for row in rows], dtype=np.int64)
+        ids = torch.zeros((len(rows), int(lengths.max())), dtype=torch.int64)
+        for i, row in enumerate(rows):
+            ids[i, : len(row)] = torch.tensor(row)
+        result = self.encoder.run(self.plan, ids, lengths)
+        shares = torch.softmax(torch.from_numpy(result.logits).double(), dim=-1).numpy()
+        labels = self.config["labels"]
+        return [
+            Answer(
+                label=labels[int(k)],
+                probability=float(shares[i, k]),
+                exit_layer=int(result.exit_layer[i]),
+                tokens=int(lengths[i]),
+            )
+            for i, k in enumerate(result.prediction)
+        ]
+
+
+def load(folder: str | Path = HERE) -> Model:
+    """The configuration in `folder`, checked against the checksum in its config.json.
+
+    Raises:
+        ValueError: another schema version, or weights that are not those of config.json.
+    """
+    folder = Path(folder)
+    if (folder / "lib").is_dir() and str(folder / "lib") not in sys.path:
+        sys.path.insert(0, str(folder / "lib"))
+    from safetensors.torch import load_file
+    from tokenizers import Tokenizer
+
+    from dynsearch.models.dynamic import DynamicEncoder, EncoderConfig, plan_of
+    from search_spaces.codec import candidate_from_dict
+
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    if config["schema_version"] > SCHEMA_VERSION:
+        raise ValueError("config.json was written by a newer dynsearch")
+    weights = folder / "model.safetensors"
+    if hashlib.sha256(weights.read_bytes()).hexdigest() != config["sha256"]:
+        raise ValueError("model.safetensors is not the file that config.json describes")
+    geometry: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in config["encoder"].items()
+    }
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.no_padding()
+    tokenizer.enable_truncation(max_length=config["max_len"])
+    return Model(
+        config=config,
+        encoder=DynamicEncoder(EncoderConfig(**geometry), load_file(str(weights))),
+        plan=plan_of(candidate_from_dict(config["candidate"])),
+        tokenizer=tokenizer,
+    )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line."""
+    parser = argparse.ArgumentParser(description="Classify texts with this configuration.")
+    parser.add_argument("text", nargs="*", help="texts to classify")
+    parser.add_argument("--file", type=Path, help="UTF-8 file with one text a line")
+    parser.add_argument("--batch", type=int, default=1, help="texts per batch")
+    parser.add_argument("--threads", type=int, default=1, help="torch threads")
+    parser.add_argument("--json", action="store_true", help="one JSON object a line")
+    options = parser.parse_args(arguments)
+    texts = list(options.text)
+    if options.file is not None:
+        texts += [t for t in options.file.read_text(encoding="utf-8").splitlines() if t.strip()]
+    if not texts:
+        parser.error("give texts or --file")
+    if options.batch < 1 or options.threads < 1:
+        parser.error("--batch and --threads must be at least 1")
+    import torch
+
+    torch.set_num_threads(options.threads)
+    for text, answer in zip(texts, load().classify(texts, options.batch), strict=True):
+        if options.json:
+            line = json.dumps(asdict(answer) | {"text": text}, ensure_ascii=False)
+        else:
+            line = f"{answer.label}\t{answer.probability:.3f}\tlayer {answer.exit_layer}\t{text}"
+        sys.stdout.write(line + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

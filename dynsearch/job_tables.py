@@ -1,0 +1,160 @@
+"""The tables of a job file, one frozen model each, with their defaults."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    model_validator,
+)
+
+from dynsearch.job_problems import nearest
+
+COSTS: tuple[str, ...] = (
+    "latency_mean_s",
+    "latency_p95_s",
+    "latency_p99_s",
+    "latency_worst_s",
+    "time_per_sample_s",
+    "energy_j",
+    "peak_bytes",
+)
+OBJECTIVES: tuple[str, ...] = ("error", *COSTS)
+
+
+def _known(names: tuple[str, ...], what: str) -> AfterValidator:
+    def check(name: str) -> str:
+        if name not in names:
+            raise ValueError(f"{what}; {nearest(name, names)}")
+        return name
+
+    return AfterValidator(check)
+
+
+Names = Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
+ObjectiveName = Annotated[str, _known(OBJECTIVES, "is no objective")]
+ObjectiveNames = Annotated[tuple[ObjectiveName, ...], Field(strict=False, min_length=1)]
+BudgetName = Annotated[str, _known(COSTS, "cannot be budgeted")]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class Table(BaseModel):
+    """A table of the job file: unknown keys and silent conversions are errors."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, hide_input_in_errors=True)
+
+
+class ModelTable(Table):
+    """The pretrained encoder: a Hugging Face folder, or a Python package that carries one."""
+
+    folder: str | None = Field(
+        default=None, description="Folder with config.json, weights, vocabulary"
+    )
+    package: str | None = Field(
+        default=None, description="Python package that carries such a folder"
+    )
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        _exactly_one("model", {"folder": self.folder, "package": self.package})
+        return self
+
+
+class DataTable(Table):
+    """The labelled texts: a JSONL or CSV file, or a Python package that carries them."""
+
+    file: str | None = Field(
+        default=None, description="JSONL or CSV file, one labelled text a row"
+    )
+    text: str = Field(default="text", description="Column of the text in `file`")
+    label: str = Field(default="label", description="Column of the label in `file`")
+    package: str | None = Field(
+        default=None, description="Python package that carries labelled texts"
+    )
+    subset: str = Field(default="sentences", description="Which texts of `package`")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        _exactly_one("data", {"file": self.file, "package": self.package})
+        if self.text == self.label:
+            raise ValueError("text and label name the same column; name two columns of the file")
+        return self
+
+
+class TrainingTable(Table):
+    """How the supernet is fine-tuned, once."""
+
+    epochs: Count = 4
+    batch: Count = 32
+    learning_rate: Positive = 1e-4
+    head_learning_rate: Positive = 1e-3
+    seed: int = Field(default=0, ge=0)
+    threads: int = Field(
+        default=0, ge=0, description="Torch threads while training; 0 = all cores"
+    )
+
+
+class WorkloadTable(Table):
+    """How inputs arrive, see `search_spaces.workload.Workload`."""
+
+    batch: Count = 1
+    max_len: Annotated[int, Field(ge=4, le=512)] = 64
+    sort: bool = False
+    threads: Count = 1
+    runtime: Literal["torch"] = "torch"
+
+
+class RelativeBudget(Table):
+    """A budget as a share of what the full network costs in the first dtype of the space."""
+
+    of_full_network: Positive
+
+
+def _budget_kind(value: Any) -> str:
+    return "relative" if isinstance(value, dict | RelativeBudget) else "absolute"
+
+
+Budget = Annotated[
+    Annotated[Positive, Tag("absolute")] | Annotated[RelativeBudget, Tag("relative")],
+    Discriminator(_budget_kind),
+]
+
+
+class SearchTable(Table):
+    """How long and with what the search runs."""
+
+    trials: Count = Field(default=64, description="Forward passes in all")
+    workers: int = Field(default=0, ge=0, description="Parallel passes; 0 = one for each core")
+    seed: int = Field(default=0, ge=0)
+    sampler: Literal["tpe", "nsga2", "random", "gp"] = "tpe"
+    inner: Literal["replay", "none"] = Field(
+        default="replay",
+        description="replay = exits are searched on traces; none = one point a pass",
+    )
+    max_failures: int = Field(
+        default=8, ge=0, description="Failed passes before the search gives up"
+    )
+    timeout_s: Positive | None = Field(
+        default=None, description="No new pass after so many seconds"
+    )
+    storage: str = Field(
+        default="journal", description="journal, memory, or the URL of a database"
+    )
+
+
+def _exactly_one(table: str, sources: dict[str, str | None]) -> None:
+    given = [key for key, value in sources.items() if value is not None]
+    names = " or ".join(sources)
+    if not given:
+        raise ValueError(f"needs one of {names}; add one to [{table}]")
+    if len(given) > 1:
+        raise ValueError(f"holds {' and '.join(given)}; keep one of {names}")
+    if not sources[given[0]]:
+        raise ValueError(f"{given[0]} is empty; write a name or a path")

@@ -1,0 +1,442 @@
+"""The runnable dynamic transformer: a post-norm BERT encoder that executes a candidate for real.
+
+Exited samples leave the batch (or wait), skimmed tokens are dropped and not masked, only routed
+experts are computed. A sub-network is a pure function of (weights, candidate): `DynamicEncoder`
+holds weights and never changes; a `Plan` says what to run.
+
+Read `DynamicEncoder.run` first, then `_layer`. Shapes: B samples, T padded tokens, h hidden size,
+f feed-forward width, H heads, E experts, C classes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from search_spaces.candidate import CRITERIA, Candidate, keep_counts, stack
+from search_spaces.exits import exit_score
+
+TORCH_DTYPE = {"fp32": torch.float32, "bf16": torch.bfloat16}
+Weights = dict[str, Tensor]
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncoderConfig:
+    """Geometry of the runnable model."""
+
+    num_layers: int
+    hidden_size: int
+    num_heads: int
+    ffn_size: int
+    vocab_size: int
+    max_len: int
+    num_classes: int
+    type_vocab_size: int = 2
+    norm_eps: float = 1e-12
+    pooling: str = "mean"
+    expert_counts: tuple[int, ...] = ()  # nested splits of each FFN, ascending, e.g. (4, 8)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What one candidate asks of each layer, as plain lists (0-based layers)."""
+
+    depth: int
+    keep_rate: tuple[float, ...]
+    num_experts: tuple[int, ...]
+    top_k: tuple[int, ...]
+    token_routing: bool
+    exit_on: tuple[bool, ...]
+    thresholds: tuple[float, ...]
+    criterion: str
+    patience: int
+    temperature: float
+    wait: bool  # exited samples wait for their batch instead of leaving it
+
+
+def plan_of(candidate: Candidate) -> Plan:
+    """The plan of `candidate`."""
+    batch = stack([candidate])
+    exits_on = tuple(bool(x) for x in batch.exit_on[0])
+    return Plan(
+        depth=candidate.depth,
+        keep_rate=tuple(float(x) for x in batch.keep_rate[0]),
+        num_experts=tuple(int(x) for x in batch.num_experts[0]),
+        top_k=tuple(int(x) for x in batch.top_k[0]),
+        token_routing=bool(candidate.moe is not None and candidate.moe.granularity == "token"),
+        exit_on=exits_on,
+        thresholds=tuple(float(x) for x in batch.thresholds[0]),
+        criterion=CRITERIA[int(batch.criterion[0])],
+        patience=int(batch.patience[0]),
+        temperature=float(batch.temperature[0]),
+        wait=candidate.exit_batching == "wait_all",
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunResult:
+    """Answers of one batch."""
+
+    prediction: Ints  # [B] class
+    exit_layer: Ints  # [B] 1-based layer whose head answered
+    logits: NDArray[np.float32]  # [B, C] of that head
+
+
+@dataclass(slots=True)
+class Record:
+    """What a recording pass collects per layer, appended in layer order."""
+
+    logits: list[Tensor] = field(default_factory=list)  # [B, C] each
+    tokens_layer: list[Ints] = field(default_factory=list)  # [B] each
+    tokens_ffn: list[Ints] = field(default_factory=list)
+    expert_tokens: list[Ints] = field(default_factory=list)  # [B, max E]
+    skim_gap: list[NDArray[np.float32]] = field(default_factory=list)  # [B]
+    router_gap: list[NDArray[np.float32]] = field(default_factory=list)  # [B]
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Hidden states of the samples that are still computed."""
+
+    x: Tensor  # [B, T, h], T = the longest alive length
+    n: Ints  # [B] alive tokens, placed first
+    original: Ints  # [B] tokens of the input
+
+    def mask(self) -> Tensor | None:
+        """[B, T] True where a token is alive; None when nothing is padded."""
+        if int(self.n.min()) == self.x.shape[1]:
+            return None
+        return torch.arange(self.x.shape[1])[None] < torch.from_numpy(self.n)[:, None]
+
+
+class DynamicEncoder:
+    """A dynamic encoder over a flat dictionary of weights (names in `models/weights.py`)."""
+
+    def __init__(self, config: EncoderConfig, weights: Weights) -> None:
+        self.config = config
+        self.weights = weights
+
+    def to(self, dtype: str) -> DynamicEncoder:
+        """A copy whose weights are stored in `dtype` ("fp32" or "bf16")."""
+        kind = TORCH_DTYPE[dtype]
+        return DynamicEncoder(self.config, {k: v.to(kind) for k, v in self.weights.items()})
+
+    def run(self, plan: Plan, ids: Tensor, lengths: Ints) -> RunResult:
+        """Answer one batch, stopping as early as the plan allows.
+
+        Args:
+            plan: What to execute; its exits decide who leaves where.
+            ids: Token ids [B, T], padded on the right to the longest sample.
+            lengths: Unpadded token counts [B].
+        """
+        size = ids.shape[0]
+        answer = np.zeros((size, self.config.num_classes), dtype=np.float32)
+        exit_layer = np.zeros(size, dtype=np.int64)
+        rows = np.arange(size)  # inputs that are still computed
+        agreed = np.zeros(size, dtype=np.int64)
+        previous = np.full(size, -1, dtype=np.int64)
+        with torch.inference_mode():
+            state = self.start(ids, lengths)
+            for layer in range(plan.depth):
+                state = self._layer(layer, state, plan)
+                last = layer == plan.depth - 1
+                if not last and not plan.exit_on[layer]:
+                    continue
+                logits = self.head(layer, self._pool(state)).float().numpy()
+                if last:
+                    leave = np.ones(rows.size, dtype=bool)
+                elif plan.criterion == "patience":
+                    vote = logits.argmax(axis=1)
+                    agreed[rows] = np.where(vote == previous[rows], agreed[rows] + 1, 0)
+                    previous[rows] = vote
+                    leave = agreed[rows] >= plan.patience
+                else:
+                    sure = exit_score(plan.criterion, logits, plan.temperature)
+                    leave = np.asarray(sure) >= plan.thresholds[layer]
+                done = leave & (exit_layer[rows] == 0)
+                answer[rows[done]] = logits[done]
+                exit_layer[rows[done]] = layer + 1
+                stay = np.flatnonzero(exit_layer[rows] == 0)
+                if stay.size == 0:
+                    break
+                if stay.size < rows.size and not plan.wait:
+                    state = _compact(state, stay)
+                    rows = rows[stay]
+        return RunResult(prediction=answer.argmax(axis=1), exit_layer=exit_layer, logits=answer)
+
+    def record(self, plan: Plan, ids: Tensor, lengths: Ints, record: Record) -> None:
+        """Run all `plan.depth` layers with no exit and append what happened to `record`."""
+        with torch.inference_mode():
+            state = self.start(ids, lengths)
+            for layer in range(plan.depth):
+                record.tokens_layer.append(state.n)
+                state = self._layer(layer, state, plan, record)
+                record.tokens_ffn.append(state.n)
+                record.logits.append(self.head(layer, self._pool(state)).float())
+
+    def pooled(self, plan: Plan, ids: Tensor, lengths: Ints) -> list[Tensor]:
+        """Pooled state [B, h] after each layer, with gradients where the weights ask for them."""
+        state = self.start(ids, lengths)
+        out = []
+        for layer in range(plan.depth):
+            state = self._layer(layer, state, plan)
+            out.append(self._pool(state))
+        return out
+
+    def head(self, layer: int, pooled: Tensor) -> Tensor:
+        """Logits [B, C] of the exit head after 0-based `layer` from its pooled state [B, h]."""
+        w, name = self.weights, f"heads.{layer}."
+        hidden = torch.tanh(
+            functional.linear(pooled, w[name + "dense.weight"], w[name + "dense.bias"])
+        )
+        return functional.linear(hidden, w[name + "out.weight"], w[name + "out.bias"])
+
+    def start(self, ids: Tensor, lengths: Ints) -> State:
+        """Embeddings [B, T, h] of a padded batch."""
+        w = self.weights
+        x = (
+            functional.embedding(ids, w["embeddings.word"])
+            + w["embeddings.position"][: ids.shape[1]]
+        )
+        x = self._norm("embeddings.norm", x + w["embeddings.token_type"][0])
+        n = np.asarray(lengths, dtype=np.int64)
+        return State(x=x, n=n, original=n)
+
+    def _norm(self, name: str, x: Tensor) -> Tensor:
+        w, shape = self.weights, (self.config.hidden_size,)
+        return functional.layer_norm(
+            x, shape, w[name + ".weight"], w[name + ".bias"], self.config.norm_eps
+        )
+
+    def _pool(self, state: State) -> Tensor:
+        """[B, T, h] -> [B, h] over the tokens that are alive."""
+        x = state.x
+        if self.config.pooling == "cls":
+            return x[:, 0]
+        mask = state.mask()
+        if mask is None:
+            return x.mean(dim=1)
+        weight = mask.to(x.dtype) / torch.from_numpy(state.n).to(x.dtype)[:, None]  # [B, T]
+        return torch.bmm(weight[:, None], x)[:, 0]
+
+    def _layer(self, layer: int, state: State, plan: Plan, record: Record | None = None) -> State:
+        """Attention, drop of tokens, feed-forward network of 0-based `layer`."""
+        return self.feed_forward(layer, self.attend(layer, state, plan, record), plan, record)
+
+    def feed_forward(
+        self, layer: int, state: State, plan: Plan, record: Record | None = None
+    ) -> State:
+        """The feed-forward half of 0-based `layer`."""
+        update = self._ffn(layer, state, plan, record)
+        x = self._norm(f"layers.{layer}.norm2", state.x + update)
+        return State(x=x, n=state.n, original=state.original)
+
+    def attend(self, layer: int, state: State, plan: Plan, record: Record | None = None) -> State:
+        """The attention half of 0-based `layer`: what its feed-forward network sees."""
+        w, name = self.weights, f"layers.{layer}."
+        x, mask, heads = state.x, state.mask(), self.config.num_heads
+        size, width, hidden = x.shape
+        qkv = functional.linear(x, w[name + "qkv.weight"], w[name + "qkv.bias"])
+        q, k, v = qkv.view(size, width, 3, heads, hidden // heads).permute(2, 0, 3, 1, 4)
+        counts = np.minimum(
+            keep_counts(state.original, np.asarray(plan.keep_rate[layer])), state.n
+        )
+        gap = np.full(size, np.inf, dtype=np.float32)
+        if (counts < state.n).any():
+            context, received = _attend_with_importance(q, k, v, mask)
+            positions, gap = _kept_positions(received, state.n, counts, record is not None)
+            context = context.transpose(1, 2).reshape(size, width, hidden)
+            x, context = _take(x, positions), _take(context, positions)
+        else:
+            wide = None if mask is None else mask[:, None, None]
+            context = functional.scaled_dot_product_attention(q, k, v, attn_mask=wide)
+            context = context.transpose(1, 2).reshape(size, width, hidden)
+        if record is not None:
+            record.skim_gap.append(gap)
+        context = functional.linear(context, w[name + "out.weight"], w[name + "out.bias"])
+        x = self._norm(name + "norm1", x + context)
+        return State(x=x, n=counts, original=state.original)
+
+    def _ffn(self, layer: int, state: State, plan: Plan, record: Record | None) -> Tensor:
+        """Feed-forward network [B, T, h] -> [B, T, h]: dense, or the routed experts alone."""
+        w, name = self.weights, f"layers.{layer}."
+        experts, top_k = plan.num_experts[layer], plan.top_k[layer]
+        x = state.x
+        if top_k >= experts:
+            if record is not None:
+                record.expert_tokens.append(np.zeros((x.shape[0], 0), dtype=np.int64))
+                record.router_gap.append(np.full(x.shape[0], np.inf, dtype=np.float32))
+            hidden = functional.gelu(
+                functional.linear(x, w[name + "ffn_in.weight"], w[name + "ffn_in.bias"])
+            )
+            return functional.linear(hidden, w[name + "ffn_out.weight"], w[name + "ffn_out.bias"])
+        router = f"{name}router{experts}."
+        base = w[f"{name}experts{experts}.base"]  # [h] bias and mean output of all experts
+        if plan.token_routing:
+            return self._ffn_by_token(layer, state, experts, top_k, router, base, record)
+        scores = functional.linear(
+            self._pool(state), w[router + "weight"], w[router + "bias"]
+        )  # [B, E]
+        chosen = scores.topk(top_k, dim=-1).indices.numpy()  # the host reads the choice
+        if record is not None:
+            tokens = np.zeros((x.shape[0], experts), dtype=np.int64)
+            np.put_along_axis(tokens, chosen, state.n[:, None], axis=1)
+            record.expert_tokens.append(tokens)
+            record.router_gap.append(_router_gap(scores, top_k))
+        if x.shape[0] == 1:
+            return base + sum(self._expert(layer, experts, int(e), x) for e in chosen[0])
+        out = base.expand_as(x).clone()
+        for e in np.unique(chosen):
+            rows = torch.from_numpy(np.flatnonzero((chosen == e).any(axis=1)))
+            part = self._expert(layer, experts, int(e), x.index_select(0, rows))
+            out.index_add_(0, rows, part.to(out.dtype))
+        return out
+
+    def _ffn_by_token(
+        self,
+        layer: int,
+        state: State,
+        experts: int,
+        top_k: int,
+        router: str,
+        base: Tensor,
+        record: Record | None,
+    ) -> Tensor:
+        """Token routing: padding is never routed."""
+        w, x = self.weights, state.x
+        size, width, hidden = x.shape
+        mask = state.mask()
+        flat = x.reshape(size * width, hidden)
+        where = None if mask is None else torch.nonzero(mask.reshape(-1))[:, 0]
+        tokens = flat if where is None else flat.index_select(0, where)
+        scores = functional.linear(tokens, w[router + "weight"], w[router + "bias"])  # [tokens, E]
+        chosen = scores.topk(top_k, dim=-1).indices.numpy()
+        out = base.expand_as(tokens).clone()
+        for e in np.unique(chosen):
+            rows = torch.from_numpy(np.flatnonzero((chosen == e).any(axis=1)))
+            part = self._expert(layer, experts, int(e), tokens.index_select(0, rows))
+            out.index_add_(0, rows, part.to(out.dtype))
+        if record is not None:
+            owner = np.repeat(np.arange(size), state.n)
+            counts = np.zeros((size, experts), dtype=np.int64)
+            np.add.at(counts, (np.repeat(owner, top_k), chosen.reshape(-1)), 1)
+            record.expert_tokens.append(counts)
+            gap = np.full(size, np.inf, dtype=np.float32)
+            np.minimum.at(gap, owner, _router_gap(scores, top_k))
+            record.router_gap.append(gap)
+        if where is None:
+            return out.view(size, width, hidden)
+        full = torch.zeros_like(flat)
+        return full.index_copy(0, where, out.to(flat.dtype)).view(size, width, hidden)
+
+    def _expert(self, layer: int, experts: int, e: int, x: Tensor) -> Tensor:
+        """Output of expert e of `experts`, less its mean over the training text."""
+        w, name = self.weights, f"layers.{layer}."
+        share = self.config.ffn_size // experts
+        part = slice(e * share, (e + 1) * share)
+        hidden = functional.linear(
+            x, w[name + "ffn_in.weight"][part], w[name + "ffn_in.bias"][part]
+        )
+        minus_mean = w[f"{name}experts{experts}.minus_mean"][e]
+        return functional.linear(
+            functional.gelu(hidden), w[name + "ffn_out.weight"][:, part], minus_mean
+        )
+
+
+def _attend_with_importance(
+    q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Attention [B, H, T, d] and the attention that each token receives [B, T] in float32.
+
+    Received attention is summed over heads and over the sample's own query tokens (PoWER-BERT).
+    """
+    logits = torch.matmul(q, k.transpose(-1, -2)) * q.shape[-1] ** -0.5
+    if mask is not None:
+        logits = logits.masked_fill(~mask[:, None, None], float("-inf"))
+    weights = torch.softmax(logits, dim=-1)  # [B, H, T, T]
+    if mask is None:
+        received = weights.sum(dim=(1, 2), dtype=torch.float32)
+    else:
+        queries = mask.to(torch.float32)[:, None]  # [B, 1, T]
+        received = torch.bmm(queries, weights.sum(dim=1, dtype=torch.float32))[:, 0]
+    return torch.matmul(weights, v), received
+
+
+def _kept_positions(
+    received: Tensor, n: Ints, counts: Ints, want_gap: bool
+) -> tuple[Tensor, NDArray[np.float32]]:
+    """Positions to keep [B, max count] in text order; [CLS] first, padding last.
+
+    A sample keeps its `counts` tokens of largest received attention, [CLS] always among them.
+    Also the relative gap between the last kept and the first dropped token, +inf where none is.
+    """
+    size, width = received.shape
+    most = int(counts.max())
+    order = received.detach().clone()
+    order[:, 0] = torch.inf
+    gap = np.full(size, np.inf, dtype=np.float32)
+    if size == 1:
+        top = torch.topk(order[0], most).indices.sort().values
+        positions = top[None]
+    else:
+        valid = torch.arange(width)[None] < torch.from_numpy(n)[:, None]
+        order = order.masked_fill(~valid, -1.0)
+        ranked = torch.argsort(order, dim=1, descending=True, stable=True)
+        place = torch.arange(width)
+        kept = place[None] < torch.from_numpy(counts)[:, None]  # by rank
+        positions = ranked.masked_fill(~kept, width).sort(dim=1).values[:, :most]
+        positions = positions.clamp_max(width - 1)
+    if want_gap:
+        value = np.sort(order.numpy(), axis=1)[:, ::-1]
+        rows = np.flatnonzero(counts < n)
+        last, first = value[rows, counts[rows] - 1], value[rows, counts[rows]]
+        gap[rows] = (last - first) / np.maximum(np.abs(last), 1e-30)
+    return positions, gap
+
+
+def _router_gap(scores: Tensor, top_k: int) -> NDArray[np.float32]:
+    """Relative gap between the k-th and the next router score, one per row."""
+    value = np.sort(scores.float().numpy(), axis=-1)[:, ::-1]
+    last, first = value[:, top_k - 1], value[:, top_k]
+    gap: NDArray[np.float32] = ((last - first) / np.maximum(np.abs(last), 1e-30)).astype(
+        np.float32
+    )
+    return gap
+
+
+def _take(x: Tensor, positions: Tensor) -> Tensor:
+    """Rows `positions` [B, K] of x [B, T, h]."""
+    if x.shape[0] == 1:
+        return x.index_select(1, positions[0])
+    return torch.gather(x, 1, positions[:, :, None].expand(-1, -1, x.shape[2]))
+
+
+def _compact(state: State, stay: Ints) -> State:
+    """The samples `stay` of the batch, padded no wider than the longest of them."""
+    n = state.n[stay]
+    x = state.x.index_select(0, torch.from_numpy(stay))[:, : int(n.max())]
+    return State(x=x, n=n, original=state.original[stay])
+
+
+def full_plan(config: EncoderConfig) -> Plan:
+    """All layers, all experts, no skim, no exit check."""
+    layers = config.num_layers
+    return Plan(
+        depth=layers,
+        keep_rate=(1.0,) * layers,
+        num_experts=(1,) * layers,
+        top_k=(1,) * layers,
+        token_routing=False,
+        exit_on=(False,) * layers,
+        thresholds=(float("inf"),) * layers,
+        criterion="max_prob",
+        patience=0,
+        temperature=1.0,
+        wait=False,
+    )

@@ -1,0 +1,172 @@
+"""Pretrained weights from a Hugging Face folder of the BERT family, and the supernet's own folder.
+
+Names of the flat dictionary that `DynamicEncoder` reads (l = 0-based layer, E = expert count):
+
+    embeddings.{word,position,token_type,norm.weight,norm.bias}
+    layers.l.{qkv,out,ffn_in,ffn_out}.{weight,bias}   qkv = query, key, value stacked
+    layers.l.{norm1,norm2}.{weight,bias}              after attention, after the FFN
+    layers.l.router{E}.{weight,bias}                  [E, h], [E]
+    layers.l.experts{E}.base                          [h] FFN bias + mean output of all experts
+    layers.l.experts{E}.minus_mean                    [E, h] minus the mean output of each expert
+    heads.l.{dense,out}.{weight,bias}                 exit head after layer l
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from dynsearch.models.dynamic import EncoderConfig, Weights
+from search_spaces.candidate import Backbone
+from search_spaces.errors import InputError
+
+ARCHITECTURES = ("bert",)
+
+
+def file_sha256(path: Path) -> str:
+    """sha256 of a file as hex."""
+    digest = hashlib.sha256()
+    with path.open("rb") as f:
+        while block := f.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """`config.json` of a Hugging Face folder, checked to be a BERT-family encoder.
+
+    Raises:
+        InputError: folder or file missing, unreadable, or another architecture.
+    """
+    path = folder / "config.json"
+    if not folder.is_dir():
+        raise InputError.one(folder, "", None, "no such model folder; give one with config.json")
+    if not path.is_file():
+        raise InputError.one(
+            folder, "config.json", None, "missing; is this a Hugging Face folder?"
+        )
+    try:
+        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError.one(path, "", None, f"not JSON: {error}") from error
+    kind = config.get("model_type")
+    if kind not in ARCHITECTURES:
+        raise InputError.one(
+            path, "model_type", kind, f"not supported; supported: {', '.join(ARCHITECTURES)}"
+        )
+    if config.get("hidden_act", "gelu") != "gelu":
+        raise InputError.one(path, "hidden_act", config["hidden_act"], "only gelu is supported")
+    if config.get("position_embedding_type", "absolute") != "absolute":
+        raise InputError.one(
+            path,
+            "position_embedding_type",
+            config["position_embedding_type"],
+            "only absolute positions are supported",
+        )
+    return config
+
+
+def read_backbone(folder: Path) -> Backbone:
+    """Geometry of the model in `folder`."""
+    c = read_config(folder)
+    missing = [
+        k
+        for k in ("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size")
+        if not isinstance(c.get(k), int)
+    ]
+    if missing:
+        raise InputError.one(
+            folder / "config.json", missing[0], c.get(missing[0]), "an integer is needed"
+        )
+    return Backbone(
+        name=str(c.get("_name_or_path") or folder.name).rsplit("/", 1)[-1].lower(),
+        num_layers=c["num_hidden_layers"],
+        hidden_size=c["hidden_size"],
+        num_heads=c["num_attention_heads"],
+        ffn_size=c["intermediate_size"],
+        vocab_size=c["vocab_size"],
+        max_len=c["max_position_embeddings"],
+        type_vocab_size=c.get("type_vocab_size", 2),
+    )
+
+
+def encoder_config(backbone: Backbone, *, num_classes: int, norm_eps: float) -> EncoderConfig:
+    """The runnable model's configuration, before any expert split."""
+    return EncoderConfig(
+        num_layers=backbone.num_layers,
+        hidden_size=backbone.hidden_size,
+        num_heads=backbone.num_heads,
+        ffn_size=backbone.ffn_size,
+        vocab_size=backbone.vocab_size,
+        max_len=backbone.max_len,
+        type_vocab_size=backbone.type_vocab_size,
+        num_classes=num_classes,
+        norm_eps=norm_eps,
+    )
+
+
+def weights_path(folder: Path) -> Path:
+    """The safetensors file of a Hugging Face folder."""
+    path = folder / "model.safetensors"
+    if not path.is_file():
+        other = "; pytorch_model.bin is a pickle and is not read: convert it to safetensors"
+        hint = other if (folder / "pytorch_model.bin").exists() else ""
+        raise InputError.one(folder, "model.safetensors", None, "no weights here" + hint)
+    return path
+
+
+def read_pretrained(folder: Path, *, sha256: str | None = None) -> Weights:
+    """Backbone weights of a BERT-family folder, in fp32, under our names.
+
+    Raises:
+        InputError: no weights, a file that is no safetensors file, missing tensors, or a checksum
+            that differs from `sha256`.
+    """
+    path = weights_path(folder)
+    if sha256 is not None and (found := file_sha256(path)) != sha256:
+        raise InputError.one(
+            path, "sha256", found, f"expected {sha256}; reinstall the package that carries it"
+        )
+    try:
+        raw = load_file(str(path))
+    except Exception as error:  # safetensors raises its own, undocumented types
+        raise InputError.one(
+            path, "", None, f"not a readable safetensors file: {error}"
+        ) from error
+    raw = {k.removeprefix("bert."): v.to(torch.float32) for k, v in raw.items()}
+    layers = read_config(folder)["num_hidden_layers"]
+    try:
+        return _rename(raw, layers)
+    except KeyError as error:
+        raise InputError.one(path, error.args[0], None, "tensor missing from the file") from error
+
+
+def _rename(raw: dict[str, Tensor], layers: int) -> Weights:
+    out: Weights = {
+        "embeddings.word": raw["embeddings.word_embeddings.weight"],
+        "embeddings.position": raw["embeddings.position_embeddings.weight"],
+        "embeddings.token_type": raw["embeddings.token_type_embeddings.weight"],
+        "embeddings.norm.weight": raw["embeddings.LayerNorm.weight"],
+        "embeddings.norm.bias": raw["embeddings.LayerNorm.bias"],
+    }
+    names = {
+        "out": "attention.output.dense",
+        "norm1": "attention.output.LayerNorm",
+        "ffn_in": "intermediate.dense",
+        "ffn_out": "output.dense",
+        "norm2": "output.LayerNorm",
+    }
+    for layer in range(layers):
+        theirs = f"encoder.layer.{layer}."
+        for kind in ("weight", "bias"):
+            parts = [raw[f"{theirs}attention.self.{x}.{kind}"] for x in ("query", "key", "value")]
+            out[f"layers.{layer}.qkv.{kind}"] = torch.cat(parts)
+            for ours, name in names.items():
+                out[f"layers.{layer}.{ours}.{kind}"] = raw[f"{theirs}{name}.{kind}"]
+    return out

@@ -1,0 +1,221 @@
+"""From a job's model and data to a quality source: read, split, tokenise, train or load."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from dynsearch.job import Job
+from dynsearch.models.tokens import load_tokenizer, tokenize
+from dynsearch.models.weights import (
+    encoder_config,
+    file_sha256,
+    read_backbone,
+    read_config,
+    read_pretrained,
+    weights_path,
+)
+from dynsearch.quality import data
+from dynsearch.quality.source import SupernetQuality
+from dynsearch.quality.splits import FEW_ROWS, PRESETS, split_examples
+from dynsearch.quality.supernet import (
+    Labelled,
+    Training,
+    cache_folder,
+    load_supernet,
+    save_supernet,
+    supernet_key,
+    train_supernet,
+)
+from search_spaces.candidate import Backbone
+from search_spaces.errors import InputError
+from search_spaces.space import SearchSpace
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Material:
+    """A job's model and data, read and checked; nothing trained yet."""
+
+    backbone: Backbone
+    space: SearchSpace
+    folder: Path  # of the pretrained model
+    model_sha256: str
+    data_sha256: str
+    labels: tuple[str, ...]
+    splits: dict[str, Labelled]
+    tokenizer: Tokenizer
+    training: Training
+
+    @property
+    def key(self) -> str:
+        """Content hash of the supernet that this material trains to."""
+        return supernet_key(
+            weights_sha256=self.model_sha256, data_sha256=self.data_sha256, training=self.training
+        )
+
+
+def open_material(job: Job) -> Material:
+    """Read model and data of a job.
+
+    Raises:
+        InputError: whatever is wrong with the folder, the file, the rows or the space.
+    """
+    if job.model.package is not None:
+        folder, expected = data.model_folder(job.model.package)
+    else:
+        folder, expected = Path(str(job.model.folder)), None
+    backbone = read_backbone(folder)
+    path = weights_path(folder)
+    digest = file_sha256(path)
+    if expected is not None and digest != expected:
+        raise InputError.one(
+            path, "sha256", digest, f"expected {expected}; run: {data.DEMO_INSTALL}"
+        )
+    if job.workload.max_len > backbone.max_len:
+        raise InputError.one(
+            job.source,
+            "workload.max_len",
+            job.workload.max_len,
+            f"the model reads at most {backbone.max_len} tokens",
+        )
+    space = SearchSpace.from_dict(job.space, backbone=backbone, file=job.source)
+    examples = _examples(job)
+    parts = split_examples(
+        examples, PRESETS.get(job.data.subset) if job.data.package else None, file=_data_name(job)
+    )
+    tokenizer = load_tokenizer(folder)
+    splits = {
+        name: Labelled(
+            tokens=tokenize(tokenizer, part.texts, job.workload.max_len),
+            labels=np.array(part.classes, dtype=np.int64),
+        )
+        for name, part in parts.items()
+    }
+    _check_classes(splits, examples.labels, _data_name(job))
+    return Material(
+        backbone=backbone,
+        space=space,
+        folder=folder,
+        model_sha256=digest,
+        data_sha256=examples.sha256(),
+        labels=examples.labels,
+        splits=splits,
+        tokenizer=tokenizer,
+        training=Training(
+            epochs=job.training.epochs,
+            batch=job.training.batch,
+            learning_rate=job.training.learning_rate,
+            head_learning_rate=job.training.head_learning_rate,
+            seed=job.training.seed,
+            threads=job.training.threads,
+            max_len=job.workload.max_len,
+            expert_counts=_expert_counts(space),
+        ),
+    )
+
+
+def _expert_counts(space: SearchSpace) -> tuple[int, ...]:
+    """Splits that the supernet must hold; the space's counts above 1."""
+    counts = space.table.experts.counts if space.table.experts else ()
+    return tuple(sorted(c for c in counts if c > 1))
+
+
+def _examples(job: Job) -> data.Examples:
+    if job.data.package is not None:
+        return data.read_package(job.data.package, job.data.subset)
+    return data.read_examples(Path(str(job.data.file)), text=job.data.text, label=job.data.label)
+
+
+def _data_name(job: Job) -> str:
+    return job.data.package or str(job.data.file)
+
+
+def _check_classes(splits: dict[str, Labelled], labels: tuple[str, ...], file: str) -> None:
+    for name in ("train", "search", "report"):
+        present = np.unique(splits[name].labels)
+        if present.size < len(labels):
+            absent = next(x for k, x in enumerate(labels) if k not in present)
+            raise InputError.one(
+                file, f"split {name}", absent, "class absent from this split; give more rows of it"
+            )
+    if len(splits["report"].tokens) < FEW_ROWS:
+        logger.warning(
+            "only %d report rows: confirmed figures have wide intervals (%d are advised)",
+            len(splits["report"].tokens),
+            FEW_ROWS,
+        )
+
+
+def open_quality(
+    material: Material, run_folder: Path, *, progress: Callable[[float, str], None] | None = None
+) -> SupernetQuality:
+    """The supernet of `material` with its data, trained unless it is in the run or the cache.
+
+    The run folder gets its own copy (a hard link where the file system allows it), so that an
+    export never depends on the cache.
+    """
+    mine = run_folder / "supernet"
+    if not mine.is_dir():
+        cached = cache_folder() / "supernets" / material.key
+        if not cached.is_dir():
+            _train_into(cached, material, progress)
+        _link_tree(cached, mine)
+    config, weights, _ = load_supernet(mine)
+    return SupernetQuality(
+        config=config,
+        weights=weights,
+        splits={
+            k: v for k, v in material.splits.items() if k in ("search", "calibrate", "report")
+        },
+        weights_hash=file_sha256(mine / "model.safetensors"),
+    )
+
+
+def _train_into(
+    folder: Path, material: Material, progress: Callable[[float, str], None] | None
+) -> None:
+    norm_eps = float(read_config(material.folder).get("layer_norm_eps", 1e-12))
+    config = encoder_config(material.backbone, num_classes=len(material.labels), norm_eps=norm_eps)
+    config, weights = train_supernet(
+        config,
+        read_pretrained(material.folder),
+        material.splits["train"],
+        material.training,
+        progress,
+    )
+    vocabulary = material.folder / "tokenizer.json"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    if not vocabulary.is_file():
+        vocabulary = folder.parent / f"{folder.name}.tokenizer.json"
+        material.tokenizer.save(str(vocabulary))
+    info = {
+        "labels": list(material.labels),
+        "max_len": material.training.max_len,
+        "key": material.key,
+        "backbone": material.backbone.name,
+    }
+    save_supernet(folder, config, weights, info=info, tokenizer=vocabulary)
+    if vocabulary.parent == folder.parent:
+        vocabulary.unlink()
+
+
+def _link_tree(source: Path, target: Path) -> None:
+    """Copy a folder by hard links, or by bytes across file systems; whole or not at all."""
+    part = target.with_name(target.name + ".part")
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    for file in source.iterdir():
+        try:
+            os.link(file, part / file.name)
+        except OSError:
+            shutil.copyfile(file, part / file.name)
+    part.rename(target)

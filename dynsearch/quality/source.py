@@ -1,0 +1,160 @@
+"""A supernet with its data as a source of traces: the real forward passes of the search."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+import warnings
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from dynsearch.models.dynamic import DynamicEncoder, EncoderConfig, Record, Weights, plan_of
+from dynsearch.models.tokens import Tokens
+from dynsearch.quality.supernet import Labelled
+from dynsearch.quality.trace import SCHEMA_VERSION, Trace
+from search_spaces.candidate import Candidate
+from search_spaces.codec import candidate_hash, candidate_to_dict
+
+RECORD_BATCH = 32
+
+
+@dataclass(slots=True)
+class SupernetQuality:
+    """Weights and tokenised splits; `record` runs a candidate's network over one of them."""
+
+    config: EncoderConfig
+    weights: Weights
+    splits: dict[str, Labelled]
+    weights_hash: str
+    _cast: dict[str, DynamicEncoder] = field(default_factory=dict)
+
+    @property
+    def num_classes(self) -> int:
+        """C."""
+        return self.config.num_classes
+
+    def majority_error(self, split: str) -> float:
+        """Error of always answering the most frequent class of `split`."""
+        labels = self.splits[split].labels
+        return 1.0 - float(np.bincount(labels).max()) / float(labels.shape[0])
+
+    def encoder(self, dtype: str) -> DynamicEncoder:
+        """The runnable network with its weights in `dtype`."""
+        if dtype not in self._cast:
+            self._cast[dtype] = DynamicEncoder(self.config, self.weights).to(dtype)
+        return self._cast[dtype]
+
+    def record(self, outer: Candidate, split: str) -> Trace:
+        """Run the network of `outer` at full depth over `split`, no exit taken."""
+        start = time.perf_counter()
+        data = self.splits[split]
+        plan = plan_of(outer)
+        model = self.encoder(outer.dtype)
+        size, layers = len(data.tokens), plan.depth
+        most = max(1, *plan.num_experts)
+        logits = np.zeros((size, layers, self.num_classes), dtype=np.float32)
+        layer_in = np.zeros((size, layers), dtype=np.int32)
+        ffn_in = np.zeros((size, layers), dtype=np.int32)
+        experts = np.zeros((size, layers, most), dtype=np.int32)
+        skim_gap = np.zeros((size, layers), dtype=np.float32)
+        router_gap = np.zeros((size, layers), dtype=np.float32)
+        order = np.argsort(data.tokens.lengths, kind="stable")
+        for i in range(0, size, RECORD_BATCH):
+            rows = order[i : i + RECORD_BATCH]
+            ids, n = data.tokens.batch(rows)
+            seen = Record()
+            model.record(plan, ids, n, seen)
+            for layer in range(layers):
+                logits[rows, layer] = seen.logits[layer].numpy()
+                layer_in[rows, layer] = seen.tokens_layer[layer]
+                ffn_in[rows, layer] = seen.tokens_ffn[layer]
+                got = seen.expert_tokens[layer]
+                experts[rows, layer, : got.shape[1]] = got
+                skim_gap[rows, layer] = seen.skim_gap[layer]
+                router_gap[rows, layer] = seen.router_gap[layer]
+        return Trace(
+            logits=logits,
+            labels=data.labels,
+            lengths=data.tokens.lengths,
+            tokens_layer=layer_in,
+            tokens_ffn=ffn_in,
+            expert_tokens=experts,
+            aux={"skim_gap": skim_gap, "router_gap": router_gap},
+            header={
+                "schema_version": SCHEMA_VERSION,
+                "weights_hash": self.weights_hash,
+                "split": split,
+                "split_hash": split_hash(data),
+                "outer": candidate_to_dict(outer),
+                "outer_hash": candidate_hash(outer),
+                "dtype": outer.dtype,
+                "seconds": time.perf_counter() - start,
+            },
+        )
+
+    def first_rows(self, split: str, n: int) -> SupernetQuality:
+        """The same network on the first `n` rows of one split alone."""
+        whole = self.splits[split]
+        tokens = Tokens(
+            ids=whole.tokens.ids, starts=whole.tokens.starts[:n], lengths=whole.tokens.lengths[:n]
+        )
+        part = Labelled(tokens=tokens, labels=whole.labels[:n])
+        return SupernetQuality(
+            self.config, self.weights, {split: part}, self.weights_hash, self._cast
+        )
+
+    def payload(self) -> dict[str, Any]:
+        """Numpy arrays and plain values; `from_payload` is the inverse."""
+        return {
+            "config": asdict(self.config),
+            "weights": {k: v.numpy() for k, v in self.weights.items()},
+            "weights_hash": self.weights_hash,
+            "splits": {
+                name: {
+                    "ids": data.tokens.ids,
+                    "starts": data.tokens.starts,
+                    "lengths": data.tokens.lengths,
+                    "labels": data.labels,
+                }
+                for name, data in self.splits.items()
+            },
+        }
+
+    @classmethod
+    def from_payload(cls, payload: Mapping[str, Any]) -> SupernetQuality:
+        """The source, sharing memory with arrays that may be read-only."""
+        config = dict(payload["config"])
+        config["expert_counts"] = tuple(config["expert_counts"])
+        splits = {
+            name: Labelled(
+                tokens=Tokens(ids=d["ids"], starts=d["starts"], lengths=d["lengths"]),
+                labels=d["labels"],
+            )
+            for name, d in payload["splits"].items()
+        }
+        return cls(
+            config=EncoderConfig(**config),
+            weights={k: _shared(v) for k, v in payload["weights"].items()},
+            splits=splits,
+            weights_hash=str(payload["weights_hash"]),
+        )
+
+
+def _shared(array: NDArray[Any]) -> torch.Tensor:
+    """A tensor on the same memory. Torch warns of read-only arrays; nothing writes to weights."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(array)
+
+
+def split_hash(data: Labelled) -> str:
+    """Content hash of a tokenised split."""
+    digest = hashlib.sha256()
+    for array in (data.tokens.ids, data.tokens.lengths, data.labels):
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()

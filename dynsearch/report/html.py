@@ -1,0 +1,269 @@
+"""One self-contained HTML file about a run: no network, no external source, no framework."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from cost_models.device import Device, load_device
+from dynsearch.export.files import write_atomic
+from dynsearch.export.front import BENCH_FILE, read_front, read_json
+from dynsearch.export.records import Front
+from dynsearch.report import origin, sections
+from dynsearch.report.markup import Html, json_block, tag
+from dynsearch.report.view import chart_data
+
+REPORT_FILE = "report.html"
+_SCRIPTS = ("svg.js", "charts.js", "configuration.js", "page.js")
+
+
+def build_report(run_dir: Path) -> Path:
+    """Write `report.html` into the run folder from the JSON files that are there.
+
+    Reads `front.json` (needed), and where present `bench.json`, `environment.json`, `log.jsonl`,
+    `job.toml` and `devices/*.toml`.
+
+    Raises:
+        InputError: `front.json` is missing, or one of the files is half-written or of a newer
+            schema.
+    """
+    job = run_dir / "job.toml"
+    surroundings = Surroundings(
+        environment=_optional(run_dir / "environment.json") or {},
+        log=_read_log(run_dir / "log.jsonl"),
+        job=job.read_text(encoding="utf-8", errors="replace") if job.exists() else None,
+        devices=[load_device(file) for file in sorted((run_dir / "devices").glob("*.toml"))],
+    )
+    bench = _optional(run_dir / BENCH_FILE)
+    return write_atomic(run_dir / REPORT_FILE, page(read_front(run_dir), bench, surroundings))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """What a run folder holds besides its figures."""
+
+    environment: Mapping[str, Any]
+    log: Sequence[Mapping[str, Any]]
+    job: str | None
+    devices: Sequence[Device]
+
+
+def page(front: Front, bench: Mapping[str, Any] | None, around: Surroundings) -> str:
+    """The document as text."""
+    device = main_device(front, bench)
+    body = [
+        _header(front, around.environment),
+        tag(
+            "main",
+            sections.result(front, device, bench) if front.front else _empty(),
+            _front_section(),
+            _chosen_section(),
+            _measured_section(bench),
+            sections.configurations(front, bench),
+            _search_section(front),
+            _origin_section(around),
+            sections.glossary_section(),
+        ),
+        tag("div", id="tip", role="status", hidden=True),
+        json_block("data", chart_data(front, bench, device)),
+    ]
+    return _document(f"{front.job} \u00b7 dynsearch", body)
+
+
+def main_device(front: Front, bench: Mapping[str, Any] | None) -> str:
+    """The device that was measured, else the job's first."""
+    measured = (bench or {}).get("device")
+    if measured in front.devices:
+        return str(measured)
+    return front.devices[0] if front.devices else ""
+
+
+def _document(title: str, body: list[Html]) -> str:
+    assets = files("dynsearch.report").joinpath("assets")
+    style = assets.joinpath("page.css").read_text(encoding="utf-8")
+    script = "\n".join(assets.joinpath(name).read_text(encoding="utf-8") for name in _SCRIPTS)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
+    head = tag(
+        "head",
+        tag("meta", charset="utf-8"),
+        tag("meta", http_equiv="Content-Security-Policy", content=policy),
+        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        tag("meta", name="color-scheme", content="light dark"),
+        tag("title", title),
+        tag("style", Html(style)),
+    )
+    script_tag = tag("script", Html(script))
+    return "<!doctype html>\n" + tag("html", head, tag("body", body, script_tag), lang="en") + "\n"
+
+
+def _header(front: Front, environment: Mapping[str, Any]) -> Html:
+    dynamic = len({p.id for p in front.front})
+    facts = [
+        f"run {front.run}",
+        f"{dynamic} configurations on {len(front.devices)} devices",
+        ", ".join(f"{k} {v}" for k, v in front.workload.items() if v not in (None, False)),
+        f"{front.reference.selected_n:,} search rows",
+        f"{front.reference.confirmed_n:,} report rows" if front.reference.confirmed_n else None,
+        str(environment["created"]) if "created" in environment else None,
+    ]
+    links = [
+        ("result", "Result"),
+        ("front", "Fronts"),
+        ("chosen", "Chosen"),
+        ("measured", "Measured"),
+        ("configurations-section", "Table"),
+        ("search", "Search"),
+        ("origin", "Origin"),
+        ("glossary", "Glossary"),
+    ]
+    return tag(
+        "header",
+        tag("p", "dynsearch report", class_="eyebrow"),
+        tag("h1", front.job),
+        tag("p", [tag("span", fact) for fact in facts if fact], class_="facts-line"),
+        tag(
+            "nav",
+            [tag("a", text, href=f"#{target}") for target, text in links],
+            tag("button", "Theme: auto", type="button", id="theme"),
+            aria_label="Sections",
+        ),
+    )
+
+
+def _empty() -> Html:
+    return tag(
+        "section",
+        tag("h2", "Result"),
+        tag(
+            "p",
+            "The front is empty: no configuration meets every budget on any device.",
+            class_="verdict warn",
+        ),
+        id="result",
+    )
+
+
+def _front_section() -> Html:
+    return tag(
+        "section",
+        tag("h2", "Fronts"),
+        tag(
+            "p",
+            "Lower is better on both axes. Hover for figures, click or press Enter to "
+            "select, arrow keys move between points.",
+            class_="small",
+        ),
+        tag(
+            "div",
+            tag(
+                "div",
+                tag("button", "selected", type="button", data_quality="selected"),
+                tag("button", "confirmed", type="button", data_quality="confirmed"),
+                class_="segmented",
+                role="group",
+                aria_label="Which error is shown",
+            ),
+            tag("label", "Cost ", tag("select", id="cost")),
+            tag("label", "Number format ", tag("select", id="dtype")),
+            class_="controls",
+        ),
+        tag("div", id="legend", class_="legend"),
+        tag(
+            "div",
+            tag("div", id="main-front"),
+            tag("aside", id="detail", aria_live="polite"),
+            class_="split",
+        ),
+        tag("div", id="other-fronts", class_="grid"),
+        id="front",
+    )
+
+
+def _chosen_section() -> Html:
+    return tag(
+        "section",
+        tag("h2", "Chosen configurations"),
+        tag(
+            "p",
+            "One column per layer. Bar height = share of tokens kept; bar strength = share "
+            "of inputs that get there; k/E = experts that run; below, the exit with its "
+            "threshold and the share of inputs that leave.",
+            class_="small",
+        ),
+        tag("div", id="chosen-cards", class_="grid wide"),
+        id="chosen",
+    )
+
+
+def _measured_section(bench: Mapping[str, Any] | None) -> Html:
+    if bench is None:
+        content: list[Any] = [
+            tag(
+                "p",
+                "Nothing was measured yet: ",
+                tag("code", "dynsearch bench RUN"),
+                " runs configurations of this front on this machine and puts their times here.",
+                class_="verdict",
+            )
+        ]
+    else:
+        content = [
+            tag(
+                "p",
+                f"{bench.get('timed_rows', 0):,} report rows, "
+                f"{bench.get('repeats', 0)} repeats, "
+                f"{bench.get('threads', 1)} thread(s), interleaved over configurations, medians. "
+                "Bars are predicted 90 % intervals; the band is \u00b1 15 %.",
+                class_="small",
+            ),
+            tag("div", id="scatter", class_="grid wide"),
+        ]
+        content += [tag("p", w, class_="verdict warn") for w in bench.get("warnings", ())]
+    return tag("section", tag("h2", "Predicted against measured"), content, id="measured")
+
+
+def _search_section(front: Front) -> Html:
+    has = bool(front.hypervolume)
+    history = tag("div", tag("h3", "Hypervolume"), tag("div", id="hypervolume")) if has else None
+    return tag(
+        "section",
+        tag("h2", "Search"),
+        tag("div", history, sections.budgets(front), class_="grid wide"),
+        id="search",
+    )
+
+
+def _origin_section(around: Surroundings) -> Html:
+    parts = [
+        origin.devices(around.devices),
+        origin.surroundings(around.environment),
+        origin.job(around.job),
+        origin.warnings(around.log),
+    ]
+    return tag("section", tag("h2", "Where the figures come from"), parts, id="origin")
+
+
+def _optional(path: Path) -> dict[str, Any] | None:
+    return read_json(path, "") if path.exists() else None
+
+
+def _read_log(path: Path) -> list[Mapping[str, Any]]:
+    """The complete lines of a JSON Lines log; a last line cut short by a crash is left out."""
+    if not path.exists():
+        return []
+    out: list[Mapping[str, Any]] = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        if isinstance(record, dict):
+            out.append(record)
+    return out

@@ -1,0 +1,371 @@
+"""The search: asks the study for settings, has passes run, writes down what they yield.
+
+The driver is the only process that writes. For each pass it stores the trace under a temporary
+name, flushes, renames, and only then tells the study; so after a crash at any point a pass is
+either finished, finished from its trace, or run again, and never lost or counted twice.
+
+With one pass under way, the random sampler, TPE and NSGA-II propose the same sequence whether or
+not the run was interrupted: every ask makes its sampler anew from (seed, finished passes, passes
+under way) and the study. With several under way the order in which they end decides. The GP
+sampler warm-starts its kernel in long runs of its own loop; made anew it is slower and repeatable.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from types import FrameType
+
+import numpy as np
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from dynsearch.errors import DynsearchError
+from dynsearch.export.records import HypervolumeStep
+from dynsearch.quality.trace import Trace, load_trace
+from dynsearch.search import runs
+from dynsearch.search.encoding import full_setting, make_codec, setting_key
+from dynsearch.search.front_study import write_front_study
+from dynsearch.search.fronts import MergedFront
+from dynsearch.search.ledger import (
+    Ledger,
+    open_ledger,
+    rebuild,
+    stored_trace,
+    to_rebuild,
+    trace_of_stale,
+)
+from dynsearch.search.runs import Run
+from dynsearch.search.sampler import Gate, Screen, ask_sampler
+from dynsearch.search.study import (
+    Book,
+    counts,
+    enqueue,
+    known_settings,
+    open_book,
+    requeue,
+    running,
+    set_attr,
+    tell_failed,
+)
+from dynsearch.search.types import OuterSpace, Params, QualitySource, SearchProblem
+from dynsearch.search.workers import Executor, Outcome, PassTask, open_executor
+
+_LOG = logging.getLogger(__name__)
+_REJECTED = "rejected_proposals"  # study attribute: proposals that the free check turned away
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchOptions:
+    """How long and with what a search runs."""
+
+    trials: int = 64  # forward passes in all, those of earlier sessions included
+    workers: int = 1  # Ray actors; 0 runs passes in this process
+    seed: int = 0
+    sampler: str = "tpe"
+    storage: str = "journal"  # journal, memory, or the URL of a database
+    max_failures: int = 8  # the search gives up when more passes than this fail in one session
+    timeout_s: float | None = None  # no new pass after so many seconds of this session
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchState:
+    """Where a search stands."""
+
+    done: int
+    running: int
+    failed: int
+    total: int
+    front_size: int  # points of all devices together
+    hypervolume: float  # mean over devices, 0..1
+    eta_s: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SearchResult:
+    """What a search leaves."""
+
+    stopped: str  # trials, exhausted, interrupted, timeout or failures
+    passes: int  # complete
+    failed: int
+    rejected: dict[str, int]  # proposals that never became trials, by reason
+    reference: Trace | None  # of the full network; None where it has not run
+    history: tuple[HypervolumeStep, ...]
+    fronts: tuple[MergedFront, ...]  # one per device with a finished pass, in the job's order
+    settings: dict[int, Params]  # outer setting by number of a complete trial
+    reason: str = ""  # why the last pass that failed did
+
+
+@dataclass(slots=True, kw_only=True)
+class _Session:
+    """What one call of `run_search` remembers while it runs."""
+
+    book: Book
+    ledger: Ledger
+    gate: Gate
+    options: SearchOptions
+    progress: Callable[[SearchState], None]
+    should_stop: Callable[[], bool]
+    begun: float = field(default_factory=time.monotonic)
+    done: int = 0  # passes, in all sessions
+    failed: int = 0
+    passed: int = 0  # in this session
+    failures: int = 0
+    stopped: str = "trials"
+    reason: str = ""
+    tasks: deque[PassTask] = field(default_factory=deque)  # left by an earlier driver
+    under_way: dict[int, Trial] = field(default_factory=dict)
+    from_trace: set[int] = field(default_factory=set)  # trials whose trace is on disk already
+    rebuilding: dict[int, FrozenTrial] = field(default_factory=dict)
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds that the search has run, earlier sessions included."""
+        return self.ledger.elapsed_s + time.monotonic() - self.begun
+
+
+def run_search(
+    run: Run,
+    *,
+    space: OuterSpace,
+    quality: QualitySource,
+    problem: SearchProblem,
+    options: SearchOptions,
+    screen: Screen | None = None,
+    progress: Callable[[SearchState], None] | None = None,
+    should_stop: Callable[[], bool] | None = None,
+) -> SearchResult:
+    """Search until `options.trials` passes are complete; continues a run that was begun.
+
+    The first SIGINT lets the passes under way finish, the second stops at once.
+
+    Args:
+        run: The run folder, from `runs.create_run` or `runs.open_run`.
+        space: The outer knobs.
+        quality: Runs the passes.
+        problem: Objectives, budgets, devices and the inner search.
+        options: How long and with what.
+        screen: Which candidates break a budget on every device, see `screen.make_screen`.
+        progress: Called with the state when it changes.
+        should_stop: Asked between passes; True has the effect of one SIGINT.
+
+    Raises:
+        InputError: when another driver holds the run, or the run does not fit the arguments.
+        DynsearchError: when the pass of the full network fails: nothing can be ranked without.
+    """
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(runs.lock(run.lock_file))
+        runs.mend_journal(run)
+        book = open_book(run, options.storage, make_codec(space), problem)
+        interrupted = stack.enter_context(_sigint())
+        session = _Session(
+            book=book,
+            ledger=open_ledger(run, book, problem, quality.weights_hash),
+            gate=Gate(codec=book.codec, screen=screen, known=known_settings(book)),
+            options=options,
+            progress=progress or (lambda state: None),
+            should_stop=lambda: interrupted() or (should_stop is not None and should_stop()),
+        )
+        _recover(session)
+        left = len(session.tasks) + options.trials - session.done
+        if left > 0:
+            spec = {"majority_error": quality.majority_error(problem.split), **problem.inner_spec}
+            workers = min(options.workers, left)
+            _loop(
+                session,
+                stack.enter_context(
+                    open_executor(quality, spec, split=problem.split, workers=workers)
+                ),
+            )
+        return _result(session)
+
+
+def _recover(session: _Session) -> None:
+    """Take up what an earlier driver left: passes to finish from a trace, to repeat, to rebuild.
+
+    Raises:
+        InputError: when a trace that fronts must be rebuilt from is damaged.
+    """
+    book, ledger = session.book, session.ledger
+    session.done, session.failed = counts(book)
+    session.gate.rejected.update(book.study.user_attrs.get(_REJECTED, {}))
+    for stale in book.trials(TrialState.RUNNING):
+        setting = book.setting(stale) if book.codec.complete(stale.params) else None
+        trace = trace_of_stale(ledger, stale.number, setting) if setting else None
+        if setting is None or trace is None:
+            requeue(book, stale)
+            continue
+        session.under_way[stale.number] = running(book, stale)
+        session.from_trace.add(stale.number)
+        session.tasks.append(_task(session, stale.number, setting, trace))
+    for trial in to_rebuild(ledger):
+        path = stored_trace(ledger.run, trial)
+        trace = load_trace(path, ledger.weights_hash) if path.exists() else None
+        session.rebuilding[trial.number] = trial
+        session.tasks.append(_task(session, trial.number, trial.user_attrs["setting"], trace))
+    session.tasks = deque(sorted(session.tasks, key=lambda task: not task.is_full))
+    if ledger.reference is None and not (session.tasks and session.tasks[0].is_full):
+        waiting = [book.setting(trial) for trial in book.trials(TrialState.WAITING)]
+        if full_setting(book.codec) not in waiting:
+            enqueue(book, full_setting(book.codec))
+
+
+def _task(session: _Session, number: int, setting: Params, trace: Trace | None) -> PassTask:
+    return PassTask(
+        number=number,
+        outer=session.book.codec.space.decode(setting),
+        trace=trace,
+        is_full=setting_key(setting) == session.ledger.full_key,
+    )
+
+
+def _loop(session: _Session, executor: Executor) -> None:
+    """Keep every slot busy until nothing is left to do, with no barrier between passes."""
+    if session.ledger.reference is not None:
+        executor.set_reference(session.ledger.reference)
+    while True:
+        while executor.free and (task := _next(session, executor)) is not None:
+            executor.submit(task)
+        session.progress(_state(session))
+        if not executor.busy:
+            return
+        for outcome in executor.wait():
+            begins = session.ledger.reference is None
+            _finish(session, outcome)
+            if begins and session.ledger.reference is not None:
+                executor.set_reference(session.ledger.reference)
+
+
+def _next(session: _Session, executor: Executor) -> PassTask | None:
+    """The next pass to run; None while there is none or the search shall stop."""
+    if session.should_stop():
+        session.stopped = "interrupted"
+        return None
+    if session.ledger.reference is None and executor.busy:
+        return None  # every other pass is compared with the full network's
+    if session.tasks:
+        return session.tasks.popleft()
+    options = session.options
+    if session.done + len(session.under_way) >= options.trials:
+        return None
+    if session.failures > options.max_failures:
+        session.stopped = "failures"
+        return None
+    if options.timeout_s is not None and time.monotonic() - session.begun > options.timeout_s:
+        session.stopped = "timeout"
+        return None
+    return _ask(session)
+
+
+def _ask(session: _Session) -> PassTask | None:
+    book, gate = session.book, session.gate
+    if not book.trials(TrialState.WAITING):
+        seed = (session.options.seed, session.done + session.failed, len(session.under_way))
+        reserve = gate.reserve(np.random.default_rng([*seed, 0]))
+        if reserve is None:
+            session.stopped = "exhausted"
+            return None
+        book.study.sampler = ask_sampler(session.options.sampler, gate, reserve, seed)
+    before = gate.rejected.total()
+    trial = book.study.ask(book.codec.distributions)
+    if gate.rejected.total() > before:
+        set_attr(book, _REJECTED, dict(gate.rejected))
+    setting = book.codec.decode(trial.params)
+    gate.known.add(setting_key(setting))
+    session.under_way[trial.number] = trial
+    return _task(session, trial.number, setting, None)
+
+
+def _finish(session: _Session, outcome: Outcome) -> None:
+    """Write down what a task yielded.
+
+    Raises:
+        DynsearchError: when the pass of the full network, or one to rebuild, failed.
+    """
+    number, result = outcome.number, outcome.result
+    if number in session.rebuilding:
+        if result is None:
+            raise DynsearchError(f"pass {number} cannot be rebuilt: {outcome.reason}")
+        rebuild(session.ledger, session.rebuilding.pop(number), result)
+        return
+    trial = session.under_way.pop(number)
+    if result is None:
+        tell_failed(session.book, trial, outcome.reason)
+        _LOG.warning("pass %d failed: %s", number, outcome.reason)
+        session.failed += 1
+        session.failures += 1
+        session.reason = outcome.reason
+        if session.ledger.reference is None:
+            raise DynsearchError(f"the pass of the full network failed: {outcome.reason}")
+        return
+    fresh = number not in session.from_trace
+    session.ledger.complete(trial, result, fresh=fresh, elapsed_s=session.elapsed_s)
+    session.done += 1
+    session.passed += 1
+
+
+def _state(session: _Session) -> SearchState:
+    total, history = session.options.trials, session.ledger.history
+    left = max(0, total - session.done)
+    pace = (time.monotonic() - session.begun) / session.passed if session.passed else None
+    return SearchState(
+        done=session.done,
+        running=len(session.under_way) + len(session.rebuilding),
+        failed=session.failed,
+        total=total,
+        front_size=session.ledger.front_size,
+        hypervolume=history[-1].mean if history else 0.0,
+        eta_s=None if pace is None else pace * left,
+    )
+
+
+def _result(session: _Session) -> SearchResult:
+    """Write the derived studies and sum up."""
+    book, ledger, problem = session.book, session.ledger, session.ledger.problem
+    fronts = tuple(ledger.merged[name] for name in problem.devices if name in ledger.merged)
+    for front in fronts:
+        write_front_study(book, front, problem.objectives, ledger.traces)
+    settings = {
+        trial.number: dict(trial.user_attrs["setting"])
+        for trial in book.trials(TrialState.COMPLETE)
+    }
+    return SearchResult(
+        stopped=session.stopped,
+        passes=session.done,
+        failed=session.failed,
+        rejected=dict(session.gate.rejected),
+        reference=ledger.reference,
+        history=tuple(ledger.history),
+        fronts=fronts,
+        settings=settings,
+        reason=session.reason,
+    )
+
+
+@contextlib.contextmanager
+def _sigint() -> Iterator[Callable[[], bool]]:
+    """Whether SIGINT has come once; the second one raises KeyboardInterrupt.
+
+    Only the main thread may change what a signal does; elsewhere SIGINT stays as it is.
+    """
+    seen = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield seen.is_set
+        return
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if seen.is_set():
+            raise KeyboardInterrupt
+        seen.set()
+        _LOG.warning("stopping when the passes under way have finished; again: stop at once")
+
+    before = signal.signal(signal.SIGINT, handle)
+    try:
+        yield seen.is_set
+    finally:
+        signal.signal(signal.SIGINT, before)

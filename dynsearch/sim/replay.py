@@ -1,0 +1,329 @@
+"""Exit policies replayed on a trace: errors and costs of many policies, exactly.
+
+At an exit after layer l every live sample of a batch pays the check; those whose score reaches
+the threshold leave with that exit's answer. The exit at `depth` takes everyone and checks
+nothing; layers above it do not exist. Under `serial` a batch is one sample; under `compact` the
+batch shrinks to the samples that stay, at the cost of a copy; under `wait_all` the whole batch
+runs on until its last sample has left, and every sample keeps its own first answer.
+
+Samples are bits of machine words (`layout`), decisions are intersections of words (`decide`),
+costs are looked up per live set (`pricing`), so the result is exact and fast.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dynsearch.quality.metrics import error_bound, paired_difference
+from dynsearch.quality.trace import Trace
+from dynsearch.sim.decide import (
+    PATIENCE,
+    PatienceRule,
+    Rule,
+    ThresholdRule,
+    exit_layers,
+    scores_of,
+)
+from dynsearch.sim.latencies import sample_latencies
+from dynsearch.sim.layer_cost import REGROUP, SERIAL, WAIT_ALL, LayerCost
+from dynsearch.sim.pricing import QUANTITIES, Pricer, combine, make_pricer, num_channels
+from dynsearch.sim.walk import Tally, Walk
+from search_spaces.candidate import CRITERIA, EXIT_BATCHING, PolicyBatch
+from search_spaces.errors import InputError, Problem
+from search_spaces.workload import Workload, batch_order
+
+F64 = NDArray[np.float64]
+I64 = NDArray[np.int64]
+U8 = NDArray[np.uint8]
+Bool = NDArray[np.bool_]
+
+BLOCK = 512  # policies at a time, so that their sets and look-ups stay in cache
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replayed:
+    """What P policies do on N rows, and what they cost on D devices."""
+
+    num_samples: int
+    exits: I64  # [P, L] samples that leave after each layer
+    n_wrong: I64  # [P]
+    lost: I64  # [P] rows that only the full network gets right
+    gained: I64  # [P] rows that only the policy gets right
+    full_wrong: int  # rows that the full network gets wrong
+    costs: tuple[dict[str, F64], ...]  # by workload: quantity -> [D, P]
+
+    @property
+    def error(self) -> F64:
+        """Plain estimate of the error [P]."""
+        return self.n_wrong / self.num_samples
+
+    @property
+    def loss(self) -> F64:
+        """Paired loss against the full network [P]."""
+        return paired_difference(self.lost, self.gained, self.num_samples)[0]
+
+    @property
+    def loss_se(self) -> F64:
+        """Standard error of the paired loss [P]."""
+        return paired_difference(self.lost, self.gained, self.num_samples)[1]
+
+    @property
+    def error_bound(self) -> F64:
+        """Full network's error + paired loss + 1.28 standard errors [P]."""
+        return error_bound(self.full_wrong / self.num_samples, self.loss, self.loss_se)
+
+    @property
+    def reach(self) -> F64:
+        """Share of samples that enter each layer [P, L]."""
+        return _reach(self.exits, self.num_samples)
+
+    def cost(self, quantity: str, workload: int = 0) -> F64:
+        """[D, P] of a quantity in QUANTITIES under one of the workloads."""
+        return self.costs[workload][quantity]
+
+
+class Replayer:
+    """One trace with its prices: replays any number of policies.
+
+    Tables that do not depend on policies are made once and kept.
+    """
+
+    def __init__(
+        self,
+        trace: Trace,
+        costs: LayerCost | Sequence[LayerCost],
+        *,
+        workloads: Sequence[Workload],
+        correct_full: Bool,
+    ) -> None:
+        """Check the pieces against each other.
+
+        Args:
+            trace: One pass over N rows.
+            costs: Stage costs of the trace's outer setting, one for all workloads or one each.
+            workloads: Each gives its own costs; errors are the same for all.
+            correct_full: Whether the full network is right, on the same rows [N].
+
+        Raises:
+            InputError: fewer rows, layers or batch sizes than needed; see the message.
+        """
+        self.trace = trace
+        self.workloads = tuple(workloads)
+        self.costs = (costs,) * len(workloads) if isinstance(costs, LayerCost) else tuple(costs)
+        self.correct_full = np.asarray(correct_full, dtype=bool)
+        self._check()
+        self._predicted = trace.logits.argmax(axis=-1)  # [N, L]
+        self._correct = self._predicted == trace.labels[:, None]
+        self._pricers: dict[tuple[int, int, tuple[str, ...]], Pricer] = {}
+        self._scores: dict[tuple[int, float], F64] = {}
+
+    def run(self, policies: PolicyBatch, quantities: Sequence[str] | None = None) -> Replayed:
+        """Replay P policies.
+
+        Args:
+            policies: Of any criteria, temperatures and exit batchings.
+            quantities: Names in QUANTITIES; None: all that the devices know.
+
+        Returns:
+            Errors [P] and costs [D, P] per workload. The order of policies, and which others
+            stand beside them, changes nothing.
+
+        Raises:
+            InputError: exit batching "regroup", or more layers than the trace has.
+        """
+        self._check_policies(policies)
+        names = self.quantities if quantities is None else tuple(quantities)
+        if not names or not set(names) <= set(QUANTITIES):
+            text = f"name at least one of {', '.join(QUANTITIES)}"
+            raise InputError.one("arguments", "quantities", ", ".join(names), text)
+        P, L = len(policies), self.trace.num_layers
+        tally = Tally.empty(P, L, [num_channels(c, names) for c in self.costs])
+        for rows in _groups(policies):
+            self._run_group(policies.take(rows), rows, names, tally)
+        n = self.trace.num_samples
+        full_right = int(self.correct_full.sum())
+        reach = _reach(tally.exits, n)
+        return Replayed(
+            num_samples=n,
+            exits=tally.exits,
+            n_wrong=n - tally.right,
+            lost=full_right - tally.both,
+            gained=tally.right - tally.both,
+            full_wrong=n - full_right,
+            costs=tuple(
+                combine(sums / n, cost, names, self._miss_shares(policies, reach, cost, load))
+                for sums, cost, load in zip(tally.sums, self.costs, self.workloads, strict=True)
+            ),
+        )
+
+    @property
+    def quantities(self) -> tuple[str, ...]:
+        """All quantities, without energy where no device knows it."""
+        known = any(np.isfinite(c.joules.layer).any() for c in self.costs)
+        return QUANTITIES if known else tuple(q for q in QUANTITIES if q != "energy_j")
+
+    def scores(self, criterion: int, temperature: float) -> F64:
+        """Exit scores [N, L], kept. `criterion` is an index into CRITERIA with a score."""
+        key = criterion, temperature
+        if key not in self._scores:
+            self._scores[key] = scores_of(self.trace.logits, criterion, temperature)
+        return self._scores[key]
+
+    def latencies(self, policies: PolicyBatch, workload: int = 0) -> F64:
+        """Latency of every sample [D, P, N] in seconds: for a few policies at a time.
+
+        Args:
+            policies: P policies.
+            workload: Number of the workload.
+        """
+        self._check_policies(policies)
+        where = exit_layers(self.trace.logits, policies)
+        distinct, index = np.unique(self.trace.lengths, return_inverse=True)
+        cost = self.costs[workload].at_lengths(distinct)
+        load = self.workloads[workload]
+        L = self.trace.num_layers
+        exits = (where[:, :, None] == np.arange(L)).sum(axis=1, dtype=np.int64)
+        shares = self._miss_shares(policies, _reach(exits, self.trace.num_samples), cost, load)
+        parts = []
+        for p in range(len(policies)):
+            mode = int(policies.exit_batching[p])
+            batch = 1 if mode == SERIAL else load.batch
+            order = batch_order(self.trace.lengths, batch=batch, sort=load.sort)
+            padded = np.pad(order, (0, -order.size % batch), constant_values=-1)
+            parts.append(
+                sample_latencies(
+                    cost.with_misses(shares[:, p]),
+                    padded.reshape(-1, batch),
+                    index,
+                    where[p],
+                    policies.exit_on[p],
+                    wait=mode == WAIT_ALL,
+                )
+            )
+        if not parts:
+            return np.zeros((len(cost.devices), 0, self.trace.num_samples))
+        return np.stack(parts, axis=1)
+
+    def _run_group(
+        self, policies: PolicyBatch, rows: I64, names: tuple[str, ...], tally: Tally
+    ) -> None:
+        """Policies of one criterion, temperature and exit batching; `rows` [P] in the tally."""
+        mode = int(policies.exit_batching[0])
+        pricers = [self._pricer(w, mode, names) for w in range(len(self.workloads))]
+        layouts = [p.layout for p in pricers]
+        rule: Rule
+        if int(policies.criterion[0]) == PATIENCE:
+            rule = PatienceRule(self._predicted, policies, layouts)
+        else:
+            scores = self.scores(int(policies.criterion[0]), float(policies.temperature[0]))
+            rule = ThresholdRule(scores, policies, layouts)
+        walk = Walk(pricers, rule, self._correct, self.correct_full)
+        for start in range(0, rows.size, BLOCK):
+            walk.block(policies, np.arange(start, min(start + BLOCK, rows.size)), rows, tally)
+
+    @staticmethod
+    def _miss_shares(policies: PolicyBatch, reach: F64, cost: LayerCost, load: Workload) -> F64:
+        """Miss shares [D, P]: a batch enters a layer when one of its samples does.
+
+        The samples of a batch are taken as independent here; this enters nothing but how much
+        of the weights is still in cache.
+        """
+        size = np.where(policies.exit_batching == SERIAL, 1, load.batch)[:, None]
+        return cost.miss_shares(1.0 - (1.0 - np.clip(reach, 0.0, 1.0)) ** size)
+
+    def _pricer(self, workload: int, mode: int, names: tuple[str, ...]) -> Pricer:
+        key = workload, mode, names
+        if key not in self._pricers:
+            cost, load = self.costs[workload], self.workloads[workload]
+            self._pricers[key] = make_pricer(cost, self.trace.lengths, load, mode, names)
+        return self._pricers[key]
+
+    def _check(self) -> None:
+        trace, problems = self.trace, []
+        if not self.workloads or len(self.costs) != len(self.workloads):
+            problems.append(
+                Problem(
+                    "arguments",
+                    "workloads",
+                    str(len(self.workloads)),
+                    "give at least one workload, and one layer cost for all or one for each",
+                )
+            )
+        if self.correct_full.shape != (trace.num_samples,):
+            problems.append(
+                Problem(
+                    "arguments",
+                    "correct_full",
+                    str(self.correct_full.shape),
+                    f"must have one entry for each of the trace's {trace.num_samples} rows",
+                )
+            )
+        for cost, load in zip(self.costs, self.workloads, strict=False):
+            if cost.num_layers != trace.num_layers or cost.max_batch < load.batch:
+                problems.append(
+                    Problem(
+                        "arguments",
+                        "costs",
+                        f"{cost.num_layers} layers, batches up to {cost.max_batch}",
+                        f"the trace has {trace.num_layers} layers and the workload a batch of "
+                        f"{load.batch}; build the layer cost for both",
+                    )
+                )
+        if problems:
+            raise InputError(problems)
+
+    def _check_policies(self, policies: PolicyBatch) -> None:
+        if (policies.exit_batching == REGROUP).any():
+            raise InputError.one(
+                "arguments",
+                "exit_batching",
+                "regroup",
+                "cannot be replayed exactly, its batches depend on arrivals; use serial, "
+                "wait_all or compact",
+            )
+        L = self.trace.num_layers
+        depth = policies.depth
+        if policies.exit_on.shape[1] != L or (depth < 1).any() or (depth > L).any():
+            raise InputError.one(
+                "arguments",
+                "depth",
+                f"{depth.min(initial=L)}..{depth.max(initial=1)}",
+                f"policies must be given for {L} layers and stop at one of 1..{L}",
+            )
+        above = policies.exit_on & (np.arange(1, L + 1) >= depth[:, None])
+        if above.any():
+            raise InputError.one(
+                "arguments",
+                "exits.layers",
+                int(np.flatnonzero(above.any(axis=0))[0]) + 1,
+                "an early exit must lie below the depth; the exit at the depth is implied",
+            )
+
+
+def replay(
+    trace: Trace,
+    policies: PolicyBatch,
+    cost: LayerCost,
+    *,
+    workload: Workload,
+    correct_full: Bool,
+) -> Replayed:
+    """Replay policies once under one workload; see `Replayer`."""
+    return Replayer(trace, cost, workloads=[workload], correct_full=correct_full).run(policies)
+
+
+def _reach(exits: I64, n: int) -> F64:
+    gone = np.cumsum(exits, axis=1) - exits
+    return 1.0 - gone / n
+
+
+def _groups(policies: PolicyBatch) -> list[I64]:
+    """Row numbers by equal (criterion, temperature, exit batching)."""
+    temperature = np.unique(policies.temperature, return_inverse=True)[1]
+    key = (temperature * len(CRITERIA) + policies.criterion) * len(EXIT_BATCHING)
+    group = np.unique(key + policies.exit_batching, return_inverse=True)[1]
+    return [np.flatnonzero(group == g) for g in range(int(group.max(initial=-1)) + 1)]

@@ -1,0 +1,310 @@
+"""Encoder shapes -> operator table: what the eager runtime of a post-norm encoder executes.
+
+One layer with `n_in` tokens per sequence entering it and `n_ffn` of them entering its
+feed-forward network (methods.md C6: tokens are dropped after the attention):
+
+    fused QKV matmul          [B n_in, h] @ [h, (1 + 2 kv / heads) h]
+    attention                 B heads sequences of n_in x n_in, explicit where tokens are dropped
+    output projection         [B n_ffn, h] @ [h, h]
+    residual + layer norm     B n_ffn rows of h
+    FFN in, GELU, FFN out     B n_ffn rows, dense or by experts
+    residual + layer norm     B n_ffn rows of h
+
+Every public function takes arrays with a leading axis R and returns one `OpTable`, whose
+`candidate` column holds the row of the input that an operator belongs to. Operators of one kind
+of step stand together (step-major), so sums per row are `np.bincount(table.candidate, ...)`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from search_spaces.activity import Activity
+from search_spaces.candidate import (
+    GRANULARITY,
+    Backbone,
+    CandidateBatch,
+    keep_counts,
+)
+from search_spaces.lowering.heads import (
+    lower_compaction,
+    lower_embedding,
+    lower_exit_check,
+    require_encoder,
+)
+from search_spaces.lowering.rows import (
+    FLOPS_GELU,
+    FLOPS_RESIDUAL_NORM,
+    FLOPS_SOFTMAX,
+    Rows,
+    as_ints,
+)
+from search_spaces.ops import OpTable
+
+F64 = NDArray[np.float64]
+I64 = NDArray[np.int64]
+Bool = NDArray[np.bool_]
+
+__all__ = [
+    "LayerShapes",
+    "expected_experts",
+    "lower",
+    "lower_compaction",
+    "lower_embedding",
+    "lower_exit_check",
+    "lower_layers",
+]
+
+_TOKEN = GRANULARITY.index("token")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerShapes:
+    """R executions of one encoder layer. All arrays [R].
+
+    `real_*` are what the inputs themselves have, without padding, as means over the batch; they
+    enter `flops` only. None means that nothing is padding.
+    """
+
+    layer: I64  # 0-based
+    n_in: I64  # padded tokens per sequence that enter the layer
+    n_ffn: I64  # padded tokens per sequence that enter the feed-forward network
+    batch: I64  # live sequences
+    drops: Bool  # tokens are dropped here: attention_importance in place of attention_prefill
+    num_experts: I64  # 1 = dense
+    top_k: I64
+    granularity: I64  # index into GRANULARITY
+    dtype: I64  # index into DTYPES
+    real_in: F64 | None = None  # mean tokens per sequence entering the layer
+    real_in_sq: F64 | None = None  # mean of its square
+    real_ffn: F64 | None = None  # mean tokens per sequence entering the feed-forward network
+
+    def __len__(self) -> int:
+        return int(self.layer.shape[0])
+
+
+def lower_layers(backbone: Backbone, shapes: LayerShapes) -> OpTable:
+    """The operators of R encoder layers.
+
+    Args:
+        backbone: Geometry; must be of type "encoder".
+        shapes: What enters each layer, arrays [R].
+
+    Returns:
+        Table whose `candidate` is the row of `shapes`.
+
+    Raises:
+        InputError: the backbone is not an encoder.
+    """
+    require_encoder(backbone)
+    rows = Rows(as_ints(shapes.layer), as_ints(shapes.dtype))
+    h, heads = backbone.hidden_size, backbone.num_heads
+    kv_heads = heads if backbone.num_kv_heads is None else backbone.num_kv_heads
+    n_in, n_ffn, batch = as_ints(shapes.n_in), as_ints(shapes.n_ffn), as_ints(shapes.batch)
+    real_in = 1.0 if shapes.real_in is None else shapes.real_in / n_in
+    real_ffn: ArrayLike = 1.0 if shapes.real_ffn is None else shapes.real_ffn / n_ffn
+    tokens = batch * n_ffn
+    rows.matmul(batch * n_in, h, h + 2 * kv_heads * backbone.head_size, real=real_in)
+    _attention(rows, backbone, shapes)
+    rows.matmul(tokens, h, h, real=real_ffn)
+    _residual_norm(rows, tokens, h, real_ffn)
+    _dense_ffn(rows, backbone, tokens, real_ffn, as_ints(shapes.num_experts) <= 1)
+    _expert_ffn(rows, backbone, shapes, real_ffn)
+    _residual_norm(rows, tokens, h, real_ffn)
+    return rows.table()
+
+
+def lower(
+    candidates: CandidateBatch,
+    *,
+    lengths: ArrayLike,
+    batch: int,
+    num_classes: int,
+    head: str = "pooler_linear",
+    reach: Activity | None = None,
+) -> OpTable:
+    """All operators of B candidates: embedding, layers below the depth, checks, final head.
+
+    Args:
+        candidates: What is lowered.
+        lengths: Unpadded token counts of the batch [N] or one length; the longest is the padded
+            one, because the tokens that survive a skim grow with the length.
+        batch: Live sequences, the same at every layer.
+        num_classes: C.
+        head: As in `lower_exit_check`.
+        reach: Where given, its `tokens` [B, L, 2] set the share of the FLOPs that is not
+            padding; without it nothing is. `count` is never multiplied by `reach.reach`: the
+            caller weights rows by `reach.reach[candidate, layer]`.
+
+    Returns:
+        Table whose `candidate` is the row of `candidates`.
+
+    Raises:
+        InputError: the backbone is not an encoder or the head is unknown.
+    """
+    backbone, longest = candidates.backbone, int(np.max(np.asarray(lengths)))
+    below = np.arange(backbone.num_layers) < candidates.depth[:, None]  # [B, L]
+    n_ffn = keep_counts(np.asarray(longest), candidates.keep_rate)  # [B, L]
+    n_in = np.concatenate([np.full((len(candidates), 1), longest), n_ffn[:, :-1]], axis=1)
+    row, layer = np.nonzero(below)
+    real = None if reach is None else reach.tokens[row, layer]
+    shapes = LayerShapes(
+        layer=layer,
+        n_in=n_in[row, layer],
+        n_ffn=n_ffn[row, layer],
+        batch=np.full(row.shape, batch),
+        drops=(n_ffn < n_in)[row, layer],
+        num_experts=candidates.num_experts[row, layer],
+        top_k=candidates.top_k[row, layer],
+        granularity=candidates.granularity[row],
+        dtype=candidates.dtype[row],
+        real_in=None if real is None else real[:, 0],
+        real_in_sq=None if real is None else real[:, 1],
+        real_ffn=None if real is None else real[:, 0] * (n_ffn / n_in)[row, layer],
+    )
+    last = layer == candidates.depth[row] - 1
+    heads = candidates.exit_on[row, layer] | last
+    at, where = row[heads], layer[heads]
+    checks = lower_exit_check(
+        backbone,
+        layer=where,
+        batch=batch,
+        n=n_ffn[at, where],
+        dtype=candidates.dtype[at],
+        num_classes=num_classes,
+        head=head,
+        check=~last[heads],
+        pooling=candidates.pooling[at],
+    )
+    return OpTable.concat(
+        [
+            lower_embedding(backbone, batch=batch, n=longest, dtype=candidates.dtype),
+            _relabel(lower_layers(backbone, shapes), row),
+            _relabel(checks, at),
+        ]
+    )
+
+
+def expected_experts(num_experts: ArrayLike, top_k: ArrayLike, routed: ArrayLike) -> F64:
+    """Expected number of experts that get work: E (1 - (1 - k/E)^T) (methods.md C5).
+
+    Args:
+        num_experts: E, any shape.
+        top_k: k, broadcasts.
+        routed: T, independently routed items (tokens or sequences), broadcasts.
+
+    Returns:
+        Float array of the broadcast shape, between k and E.
+    """
+    E = np.asarray(num_experts, dtype=np.float64)
+    idle = 1.0 - np.asarray(top_k, dtype=np.float64) / E
+    return E * (1.0 - idle ** np.asarray(routed, dtype=np.float64))
+
+
+def _relabel(table: OpTable, names: I64) -> OpTable:
+    relabelled = table.take(np.arange(len(table)))
+    relabelled.candidate[:] = names[table.candidate]
+    return relabelled
+
+
+def _attention(rows: Rows, backbone: Backbone, shapes: LayerShapes) -> None:
+    """Fused attention, or the explicit one that also ranks tokens and gathers those kept.
+
+    The explicit matrix of B heads n^2 values is written by the scores, read and written by the
+    softmax, read by the values and by the column means: 5 moves. The gather moves the context
+    and the residual input, B n_ffn rows of h, in and out: 4 moves.
+    """
+    n, drops = as_ints(shapes.n_in), np.asarray(shapes.drops, dtype=bool)
+    problems = as_ints(shapes.batch) * backbone.num_heads
+    pairs = problems.astype(np.float64) * n * n
+    qkvo = 4.0 * problems * n * backbone.head_size
+    kept = 4.0 * shapes.batch * shapes.n_ffn * backbone.hidden_size
+    matmuls = 4.0 * pairs * backbone.head_size
+    real: ArrayLike = 1.0
+    if shapes.real_in_sq is not None:
+        real = shapes.real_in_sq / (n.astype(np.float64) * n)
+    shape: dict[str, Any] = {"m": n, "k": backbone.head_size, "n": n, "batch": problems}
+    rows.add(
+        "attention_prefill", **shape, activations=qkvo, executed=matmuls, real=real, where=~drops
+    )
+    rows.add(
+        "attention_importance",
+        **shape,
+        activations=qkvo + 5.0 * pairs + kept,
+        executed=matmuls + (FLOPS_SOFTMAX + 1) * pairs,
+        real=real,
+        where=drops,
+    )
+
+
+def _residual_norm(rows: Rows, tokens: I64, h: int, real: ArrayLike) -> None:
+    """Add (two reads, a write) and layer norm (a read, a write)."""
+    rows.values(
+        "elementwise", tokens, h, moves=5, flops=FLOPS_RESIDUAL_NORM, weights=2 * h, real=real
+    )
+
+
+def _dense_ffn(rows: Rows, backbone: Backbone, tokens: I64, real: ArrayLike, dense: Bool) -> None:
+    h, f, up = backbone.hidden_size, backbone.ffn_size, _up_projections(backbone)
+    rows.matmul(tokens, h, up * f, real=real, where=dense)
+    rows.values("elementwise", tokens, f, moves=up + 1, flops=FLOPS_GELU, real=real, where=dense)
+    rows.matmul(tokens, f, h, real=real, where=dense)
+
+
+def _expert_ffn(rows: Rows, backbone: Backbone, shapes: LayerShapes, real: ArrayLike) -> None:
+    """Router, host synchronisation, dispatch and combine, and the experts that got work."""
+    E = np.maximum(as_ints(shapes.num_experts), 1)
+    split = E > 1
+    if not split.any():
+        return
+    k, batch, n = as_ints(shapes.top_k), as_ints(shapes.batch), as_ints(shapes.n_ffn)
+    h, up, tokens = backbone.hidden_size, _up_projections(backbone), batch * n
+    by_token = split & (as_ints(shapes.granularity) == _TOKEN)
+    routed = np.where(by_token, tokens, batch)
+    rows.values("reduce", batch * h, n, moves=1, flops=2, real=real, where=split & ~by_token)
+    rows.add(
+        "matmul",
+        m=routed,
+        k=h,
+        n=E,
+        weights=h * E,
+        activations=routed * (h + E),
+        executed=2.0 * routed * h * E,
+        real=np.where(by_token, real, 1.0),
+        where=split,
+    )
+    rows.values("reduce", routed, E, moves=2, flops=FLOPS_SOFTMAX, where=split)
+    rows.add("host_sync", m=routed, where=split)
+    touched = np.maximum(expected_experts(E, k, routed), 1.0)
+    asked = tokens * k / touched  # rows per expert before rounding
+    m = np.maximum(np.floor(asked + 0.5), 1.0)
+    width = backbone.ffn_size // E
+    share = np.asarray(real) * asked / m
+    # a lone sequence goes to its experts whole; all else is picked and added back row by row
+    moved = by_token | (split & (batch > 1))
+    rows.values("gather", m, h, moves=2, flops=0, count=2.0 * touched, where=moved)
+    more: dict[str, Any] = {"count": touched, "real": share, "where": split}
+    _expert_matmul(rows, m, np.full_like(width, h), up * width, **more)
+    rows.values("elementwise", m, width, moves=up + 1, flops=FLOPS_GELU, **more)
+    _expert_matmul(rows, m, width, np.full_like(width, h), **more)
+
+
+def _expert_matmul(rows: Rows, m: F64, k: I64, n: I64, **more: Any) -> None:
+    rows.add(
+        "grouped_matmul",
+        m=m,
+        k=k,
+        n=n,
+        weights=k * n + n,
+        activations=m * (k + n),
+        executed=2.0 * m * k * n,
+        **more,
+    )
+
+
+def _up_projections(backbone: Backbone) -> int:
+    return 2 if backbone.ffn_kind == "gated" else 1

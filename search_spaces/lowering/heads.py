@@ -1,0 +1,149 @@
+"""What surrounds the layers of an encoder: embedding, exit heads with checks, compaction."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from search_spaces.candidate import POOLING, Backbone
+from search_spaces.errors import InputError
+from search_spaces.lowering.rows import FLOPS_NORM, FLOPS_SOFTMAX, FLOPS_TANH, Rows, as_ints
+from search_spaces.ops import OpTable
+
+HEADS: tuple[str, ...] = ("pooler_linear", "linear")
+
+_CLS = POOLING.index("cls")
+
+
+def lower_exit_check(
+    backbone: Backbone,
+    *,
+    layer: ArrayLike,
+    batch: ArrayLike,
+    n: ArrayLike,
+    dtype: ArrayLike,
+    num_classes: int,
+    head: str = "pooler_linear",
+    check: ArrayLike = True,
+    pooling: ArrayLike = 0,
+) -> OpTable:
+    """Classification heads: of an early exit with its check, or the last one of a network.
+
+    Args:
+        backbone: Geometry.
+        layer: 0-based layer that the head follows [R].
+        batch: Live sequences [R].
+        n: Padded tokens per sequence at this point [R].
+        dtype: Index into DTYPES [R].
+        num_classes: C.
+        head: "pooler_linear" (h x h, tanh, h x C) or "linear" (h x C).
+        check: Whether a score is computed and read by the host [R] or one for all; False for
+            the head at a candidate's depth, which always answers.
+        pooling: Index into POOLING [R] or one for all.
+
+    Returns:
+        Table whose `candidate` is the row r.
+
+    Raises:
+        InputError: the backbone is not an encoder or the head is unknown.
+    """
+    require_encoder(backbone)
+    if head not in HEADS:
+        raise InputError.one(
+            "arguments", "head", head, f"unknown exit head, use one of {', '.join(HEADS)}"
+        )
+    layers, batches, tokens, dtypes, checks, poolings = np.broadcast_arrays(
+        as_ints(layer),
+        as_ints(batch),
+        as_ints(n),
+        as_ints(dtype),
+        np.asarray(check, bool),
+        as_ints(pooling),
+    )
+    rows, h = Rows(np.atleast_1d(layers), np.atleast_1d(dtypes)), backbone.hidden_size
+    batches, tokens, checks, cls = np.atleast_1d(batches, tokens, checks, poolings == _CLS)
+    rows.values("reduce", batches * h, tokens, moves=1, flops=2, where=~cls)  # masked mean
+    rows.values("gather", batches, h, moves=2, flops=0, where=cls)
+    if head == "pooler_linear":
+        rows.matmul(batches, h, h)
+        rows.values("elementwise", batches, h, moves=2, flops=FLOPS_TANH)  # tanh
+    rows.matmul(batches, h, num_classes)
+    rows.values("reduce", batches, num_classes, moves=2, flops=FLOPS_SOFTMAX, where=checks)
+    rows.add("host_sync", m=batches, where=checks)
+    return rows.table()
+
+
+def lower_compaction(
+    backbone: Backbone,
+    *,
+    layer: ArrayLike,
+    remaining: ArrayLike,
+    n: ArrayLike,
+    dtype: ArrayLike,
+) -> OpTable:
+    """The copy of the sequences that stay into a smaller batch.
+
+    Args:
+        backbone: Geometry.
+        layer: 0-based layer after which samples left [R].
+        remaining: Sequences that stay [R].
+        n: Padded tokens per sequence [R].
+        dtype: Index into DTYPES [R].
+
+    Returns:
+        One gather of `remaining * n` rows of h per row r.
+
+    Raises:
+        InputError: the backbone is not an encoder.
+    """
+    require_encoder(backbone)
+    layers, stays, tokens, dtypes = np.broadcast_arrays(
+        *np.atleast_1d(as_ints(layer), as_ints(remaining), as_ints(n), as_ints(dtype))
+    )
+    rows = Rows(layers, dtypes)
+    rows.values("gather", stays * tokens, backbone.hidden_size, moves=2, flops=0)
+    return rows.table()
+
+
+def lower_embedding(
+    backbone: Backbone, *, batch: ArrayLike, n: ArrayLike, dtype: ArrayLike
+) -> OpTable:
+    """Look-up of word, position and type vectors, their sum and a layer norm, as layer 0.
+
+    Args:
+        backbone: Geometry.
+        batch: Live sequences [R].
+        n: Padded tokens per sequence [R].
+        dtype: Index into DTYPES [R].
+
+    Returns:
+        Table whose `candidate` is the row r.
+
+    Raises:
+        InputError: the backbone is not an encoder.
+    """
+    require_encoder(backbone)
+    batches, tokens, dtypes = np.broadcast_arrays(
+        *np.atleast_1d(as_ints(batch), as_ints(n), as_ints(dtype))
+    )
+    rows, h = Rows(np.zeros_like(dtypes), dtypes), backbone.hidden_size
+    m = batches * tokens
+    rows.values("gather", m, h, moves=2, flops=0, count=3.0)
+    rows.values("elementwise", m, h, moves=3, flops=1, count=2.0)
+    rows.values("elementwise", m, h, moves=2, flops=FLOPS_NORM, weights=2 * h)
+    return rows.table()
+
+
+def require_encoder(backbone: Backbone) -> None:
+    """Refuse what is not lowered yet.
+
+    Raises:
+        InputError: the backbone is not an encoder.
+    """
+    if backbone.type != "encoder":
+        raise InputError.one(
+            backbone.name,
+            "backbone.type",
+            backbone.type,
+            "this type can be described but is not lowered yet; use an encoder backbone",
+        )

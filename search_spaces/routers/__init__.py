@@ -1,0 +1,14 @@
+"""Expert routers, one file each, found by scanning this folder."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from search_spaces.registry import scan
+from search_spaces.routers.base import Router
+
+
+@cache
+def routers() -> dict[str, Router]:
+    """All routers by kind."""
+    return scan("search_spaces.routers", "ROUTER")

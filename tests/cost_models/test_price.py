@@ -1,0 +1,110 @@
+"""Prices: counts, intervals, energy, origin."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from cost_models.device import Device, Profile
+from cost_models.price import OUTSIDE, Z90, call_overhead_s, miss_share, price_ops
+from search_spaces.ops import OpTable
+
+MakeOps = Callable[..., OpTable]
+MakeDevice = Callable[..., Device]
+PROFILE = Profile(
+    name="p",
+    base="box",
+    date="2025-01-01",
+    tool="test",
+    driver="",
+    runtime="torch",
+    threads=1,
+    n=1,
+    mape=0.1,
+    machine="",
+    shared_log_sd=0.03,
+    residual_log_sd={"matmul": 0.04},
+    covered={"m": (1, 512), "k": (64, 2048), "n": (64, 2048)},
+    model={},
+)
+
+
+def test_a_count_multiplies_time_energy_and_bounds(
+    make_ops: MakeOps, make_device: MakeDevice
+) -> None:
+    device = make_device(power__idle=2.0, power__max=10.0)
+    one, three = (price_ops(make_ops(count=c), device) for c in (1.0, 3.0))
+    for name in ("time_s", "low_s", "high_s", "energy_j"):
+        assert getattr(three, name) == pytest.approx(3 * getattr(one, name))
+
+
+def test_missing_power_is_never_zero_energy(make_ops: MakeOps, make_device: MakeDevice) -> None:
+    assert np.isnan(price_ops(make_ops(), make_device()).energy_j).all()
+    assert np.isnan(price_ops(make_ops(), make_device(power__max=9.0)).energy_j).all()
+
+
+def test_energy_lies_between_idle_and_full_power(
+    make_ops: MakeOps, make_device: MakeDevice
+) -> None:
+    device = make_device(power__idle=2.0, power__max=10.0)
+    cost = price_ops(make_ops(m=[1, 64, 4096]), device)
+    power = cost.energy_j / cost.time_s
+    assert (power > 2.0).all()
+    assert (power <= 10.0 * (1 + 1e-12)).all()
+    busy = 2 * 64 * 256 * 256 / 1e11  # of the second: arithmetic takes longer than its bytes
+    assert cost.energy_j[1] == pytest.approx(2.0 * cost.time_s[1] + 8.0 * busy)
+    saturated = make_device("edge", power__idle=2.0, power__max=10.0, model__node=0.0)
+    saturated = replace(
+        saturated,
+        quantities=saturated.quantities
+        | make_device("edge", model__efficiency=1.0, model__rows_half=0.0).quantities,
+    )
+    cost = price_ops(make_ops(m=4096, k=4096, n=4096), saturated)
+    assert cost.energy_j / cost.time_s == pytest.approx(10.0, rel=1e-3)
+
+
+def test_an_interval_joins_shared_and_residual_error(
+    make_ops: MakeOps, make_device: MakeDevice
+) -> None:
+    device = replace(make_device(), profile=PROFILE)
+    cost = price_ops(make_ops(m=8), device)
+    assert cost.shared_log_sd == 0.03
+    assert cost.residual_log_sd == pytest.approx(0.04)
+    assert np.log(cost.high_s / cost.time_s) == pytest.approx(Z90 * 0.05)
+    assert cost.low_s * cost.high_s == pytest.approx(cost.time_s**2)
+    assert cost.origin == "profile:p"
+
+
+def test_shapes_outside_the_measured_range_are_less_certain(
+    make_ops: MakeOps, make_device: MakeDevice
+) -> None:
+    device = replace(make_device(), profile=PROFILE)
+    cost = price_ops(make_ops(m=[512, 513], k=[64, 64]), device)
+    assert cost.residual_log_sd == pytest.approx([0.04, 0.04 * OUTSIDE])
+
+
+def test_a_datasheet_alone_is_less_certain_than_a_profile(
+    make_ops: MakeOps, make_device: MakeDevice
+) -> None:
+    bare, fitted = make_device(), replace(make_device(), profile=PROFILE)
+    wide, narrow = price_ops(make_ops(), bare), price_ops(make_ops(), fitted)
+    assert wide.high_s[0] > narrow.high_s[0]
+    assert wide.origin == "datasheet"
+
+
+@pytest.mark.parametrize("kind", ["gpu", "edge"])
+def test_forms_without_a_cache_or_call_cost_say_so(make_device: MakeDevice, kind: str) -> None:
+    device = make_device(kind)
+    assert (miss_share(device, np.array([1.0, 2.0])) == 1).all()
+    assert miss_share(device, None) == 1
+    assert call_overhead_s(device) == 0.0
+
+
+def test_the_fixed_time_of_a_call_follows_the_dtype(make_device: MakeDevice) -> None:
+    device = make_device(model__call_fp32=1e-4, model__call_bf16=3e-4)
+    assert call_overhead_s(device) == 1e-4
+    assert call_overhead_s(device, "bf16") == call_overhead_s(device, "int8") == 3e-4
+    assert call_overhead_s(make_device("tpu")) == pytest.approx(115e-6)

@@ -1,0 +1,7 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+# run_folder.py makes the generated run folder that export and report tests share
+sys.path.insert(0, str(Path(__file__).parents[1] / "report"))

@@ -1,0 +1,221 @@
+"""An exported folder runs away from the checkout and answers exactly as the search's own model."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import run_folder
+import torch
+from safetensors.torch import load_file
+
+from dynsearch.export.front import mark_named, write_front_json
+from dynsearch.export.records import family_of
+from dynsearch.export.torch_export import export_torch
+from dynsearch.export.vendor import closure
+from dynsearch.models.dynamic import DynamicEncoder, plan_of
+from dynsearch.models.experts import split_experts
+from dynsearch.models.tokens import load_tokenizer, tokenize
+from dynsearch.models.weights import encoder_config, read_backbone, read_pretrained
+from dynsearch.quality.supernet import add_heads, load_supernet, save_supernet
+from dynsearch.testing import tiny_model, tiny_texts
+from search_spaces.candidate import Candidate, Exits, Experts, Skim
+from search_spaces.codec import candidate_hash, candidate_to_dict
+from search_spaces.errors import InputError
+
+TEXTS = [t for t, _ in tiny_texts(40)]
+MAX_LEN = 16
+LABELS = ("negative", "positive")
+
+
+def candidates(backbone) -> list[Candidate]:
+    base = Candidate(backbone=backbone, depth=4)
+    exits = Exits(layers=(1, 2), thresholds=(0.503, 0.505))
+    experts = Experts(layers=(2, 3), num_experts=(4, 4), top_k=(1, 2))
+    skim = (Skim(layers=(1, 2), keep_rate=(0.75, 0.5)),)
+    return [
+        base,
+        replace(base, depth=2),
+        replace(base, exits=exits),
+        replace(base, depth=3, exits=exits, moe=experts, skim=skim),
+        replace(base, moe=replace(experts, granularity="token"), dtype="bf16"),
+        replace(base, exits=Exits(layers=(1, 2, 3), criterion="patience", patience=1)),
+        replace(base, exits=exits, skim=skim, exit_batching="compact"),
+    ]
+
+
+@pytest.fixture(scope="module")
+def supernet(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tiny_model(tmp_path_factory.mktemp("tiny"))
+    tokenizer = load_tokenizer(folder)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    config = encoder_config(read_backbone(folder), num_classes=2, norm_eps=1e-12)
+    weights = add_heads(config, read_pretrained(folder), 0)
+    config, weights = split_experts(config, weights, tokenize(tokenizer, TEXTS, MAX_LEN), (4,), 0)
+    out = tmp_path_factory.mktemp("run") / "supernet"
+    info = {"labels": LABELS, "max_len": MAX_LEN}
+    save_supernet(out, config, weights, info=info, tokenizer=folder / "tokenizer.json")
+    return out
+
+
+@pytest.fixture(scope="module")
+def run(supernet: Path) -> Path:
+    folder = supernet.parent
+    template = run_folder.make_front(dtypes=("fp32",), draws=1)
+    points = [
+        replace(
+            template.front[0],
+            id=candidate_hash(c)[:8],
+            family=family_of(c),
+            candidate=candidate_to_dict(c),
+            reach=None,
+        )
+        for c in candidates(_backbone(supernet))
+    ]
+    workload = template.workload | {"max_len": MAX_LEN}
+    named = mark_named(points, run_folder.FULL_ERROR)
+    write_front_json(replace(template, front=named, workload=workload), folder)
+    return folder
+
+
+def _backbone(supernet: Path):
+    from search_spaces.candidate import Backbone
+
+    config, _, _ = load_supernet(supernet)
+    return Backbone(
+        name="tiny",
+        num_layers=config.num_layers,
+        hidden_size=config.hidden_size,
+        num_heads=config.num_heads,
+        ffn_size=config.ffn_size,
+        vocab_size=config.vocab_size,
+        max_len=config.max_len,
+    )
+
+
+@pytest.fixture(scope="module")
+def exported(run: Path, supernet: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("exported")
+    ids = [candidate_hash(c)[:8] for c in candidates(_backbone(supernet))]
+    folders = export_torch(run, ids, out)
+    assert [f.name for f in folders] == ids
+    return out
+
+
+FRESH = """
+import json, sys
+from pathlib import Path
+
+def ours():
+    return [n for n in sys.modules if n.split(".")[0] in ("dynsearch", "search_spaces", "runner")]
+
+texts, answers, path = json.loads(sys.stdin.read()), {}, list(sys.path)
+for folder in sorted(p.resolve() for p in Path(".").iterdir()):
+    for name in ours():
+        del sys.modules[name]
+    sys.path[:] = [str(folder), *path]
+    import runner
+    model = runner.load()
+    assert all(str(folder) in sys.modules[n].__file__ for n in ours()), ours()
+    answers[folder.name] = [
+        [(a.label, a.exit_layer, a.probability) for a in model.classify(texts, batch)]
+        for batch in (1, 8)
+    ]
+print(json.dumps(answers))
+"""
+
+
+def away_from_checkout(folder: Path, *arguments: str, given: str = "") -> str:
+    """Run a fresh Python that sees installed packages but not this project (no .pth files)."""
+    environment = {
+        "PYTHONPATH": str(Path(torch.__file__).parents[1]),
+        "OMP_NUM_THREADS": "1",
+        "PATH": os.environ["PATH"],
+    }
+    done = subprocess.run(
+        [sys.executable, "-S", *arguments],
+        cwd=folder,
+        env=environment,
+        input=given,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_fresh_process_gives_the_same_answers_and_exit_layers(exported: Path, supernet: Path):
+    found = json.loads(away_from_checkout(exported, "-c", FRESH, given=json.dumps(TEXTS)))
+    config, weights, _ = load_supernet(supernet)
+    tokens = tokenize(load_tokenizer(supernet), TEXTS, MAX_LEN)
+    exits = set()
+    for c in candidates(_backbone(supernet)):
+        model = DynamicEncoder(config, weights).to(c.dtype)
+        for size, answers in zip((1, 8), found[candidate_hash(c)[:8]], strict=True):
+            for rows in tokens.batches(batch=size, sort=size > 1):
+                expected = model.run(plan_of(c), *tokens.batch(rows))
+                shares = torch.softmax(torch.from_numpy(expected.logits).double(), -1).numpy()
+                for i, row in enumerate(rows):
+                    label, layer, share = answers[row]
+                    exits.add(layer)
+                    assert label == LABELS[expected.prediction[i]]
+                    assert layer == expected.exit_layer[i]
+                    assert np.isclose(share, shares[i].max(), rtol=1e-12)
+    assert exits == {1, 2, 3, 4}
+
+
+def test_the_command_line_of_an_export_answers(exported: Path):
+    folder = sorted(exported.iterdir())[0]
+    out = away_from_checkout(folder, "runner.py", "--json", "good great film")
+    answer = json.loads(out)
+    assert answer["label"] in LABELS
+    assert answer["text"] == "good great film"
+
+
+def test_only_what_no_input_can_reach_is_cut(exported: Path, supernet: Path):
+    _, weights, _ = load_supernet(supernet)
+    for c in candidates(_backbone(supernet)):
+        kept = load_file(str(exported / candidate_hash(c)[:8] / "model.safetensors"))
+        layers = {int(n.split(".")[1]) for n in kept if n.startswith("layers.")}
+        heads = {int(n.split(".")[1]) for n in kept if n.startswith("heads.")}
+        routers = {int(n.split(".")[1]) for n in kept if ".router" in n}
+        assert layers == set(range(c.depth))
+        assert heads == {x - 1 for x in (c.exits.layers if c.exits else ())} | {c.depth - 1}
+        assert routers == {x - 1 for x in (c.moe.layers if c.moe else ())}
+        for name, tensor in kept.items():
+            assert torch.equal(tensor, weights[name].to(tensor.dtype))
+
+
+def test_altered_weights_are_refused_on_load(exported: Path, tmp_path: Path):
+    import shutil
+
+    from dynsearch.export import runner
+
+    folder = tmp_path / "copy"
+    shutil.copytree(sorted(exported.iterdir())[0], folder)
+    shutil.rmtree(folder / "lib")
+    raw = bytearray((folder / "model.safetensors").read_bytes())
+    raw[-1] ^= 1
+    (folder / "model.safetensors").write_bytes(raw)
+    with pytest.raises(ValueError, match="not the file"):
+        runner.load(folder)
+
+
+def test_unknown_ids_are_refused_all_at_once_and_nothing_is_written(run: Path, tmp_path: Path):
+    with pytest.raises(InputError) as caught:
+        export_torch(run, ["nope", "../x"], tmp_path / "out")
+    assert [p.value for p in caught.value.problems] == ["nope", "../x"]
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_runner_needs_none_of_the_searching_parts():
+    modules = closure(["dynsearch.models.dynamic", "search_spaces.codec"])
+    assert {m for m in modules if m.startswith("dynsearch")} == {"dynsearch.models.dynamic"}
+    assert not any(m.startswith("cost_models") for m in modules)

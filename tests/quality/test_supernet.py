@@ -1,0 +1,207 @@
+"""The supernet learns, is found again by content, and its traces are what execution does."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dynsearch.models.dynamic import DynamicEncoder, full_plan, plan_of
+from dynsearch.models.tokens import load_tokenizer, tokenize
+from dynsearch.models.weights import (
+    encoder_config,
+    file_sha256,
+    read_backbone,
+    read_pretrained,
+    weights_path,
+)
+from dynsearch.quality.data import read_examples
+from dynsearch.quality.source import SupernetQuality
+from dynsearch.quality.splits import split_examples
+from dynsearch.quality.supernet import (
+    Labelled,
+    Training,
+    add_heads,
+    load_supernet,
+    sample_plan,
+    save_supernet,
+    supernet_key,
+    train_supernet,
+)
+from dynsearch.testing import tiny_data, tiny_model
+from search_spaces.candidate import Candidate, Exits, Experts, Skim
+from search_spaces.errors import InputError
+
+TRAINING = Training(epochs=4, learning_rate=1e-3, head_learning_rate=3e-3, threads=1, max_len=24)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(scope="module")
+def splits(folder: Path) -> dict[str, Labelled]:
+    examples = read_examples(tiny_data(folder / "tiny.jsonl"))
+    tokenizer = load_tokenizer(folder)
+    return {
+        name: Labelled(tokens=tokenize(tokenizer, part.texts, 24), labels=np.array(part.classes))
+        for name, part in split_examples(examples).items()
+    }
+
+
+@pytest.fixture(scope="module")
+def quality(folder: Path, splits: dict[str, Labelled]) -> SupernetQuality:
+    config = encoder_config(read_backbone(folder), num_classes=2, norm_eps=1e-12)
+    config, weights = train_supernet(config, read_pretrained(folder), splits["train"], TRAINING)
+    return SupernetQuality(config=config, weights=weights, splits=splits, weights_hash="tiny")
+
+
+def candidate(folder: Path, **changes: object) -> Candidate:
+    return Candidate(backbone=read_backbone(folder), depth=4, **changes)
+
+
+def test_training_beats_the_majority_class_by_far(folder, quality):
+    trace = quality.record(candidate(folder), "search")
+    error = (trace.logits[:, -1].argmax(-1) != trace.labels).mean()
+    assert quality.majority_error("search") > 0.4
+    assert error < 0.5 * quality.majority_error("search")
+
+
+def test_training_is_a_function_of_seed_and_data(folder, splits):
+    config = encoder_config(read_backbone(folder), num_classes=2, norm_eps=1e-12)
+    short = replace(TRAINING, epochs=1)
+    one, two = (
+        train_supernet(config, read_pretrained(folder), splits["train"], short)[1] for _ in "ab"
+    )
+    for name, tensor in one.items():
+        assert torch.equal(tensor, two[name]), name
+
+
+def test_embeddings_stay_as_they_were(folder, quality):
+    before = read_pretrained(folder)
+    for name in before:
+        if name.startswith("embeddings."):
+            assert torch.equal(before[name], quality.weights[name])
+
+
+def test_sampled_sub_networks_are_legal_and_varied(quality):
+    rng = np.random.default_rng(0)
+    plans = [sample_plan(quality.config, rng) for _ in range(200)]
+    assert len({p.keep_rate for p in plans}) > 10
+    assert len({p.num_experts for p in plans}) > 10
+    for p in plans:
+        assert list(p.keep_rate) == sorted(p.keep_rate, reverse=True)
+        assert all(0 < k < e or k == e == 1 for k, e in zip(p.top_k, p.num_experts, strict=True))
+
+
+def test_saved_supernet_is_the_same_network(folder, quality, tmp_path):
+    vocabulary = tmp_path / "tokenizer.json"
+    load_tokenizer(folder).save(str(vocabulary))
+    target = tmp_path / "cache" / "abc"
+    save_supernet(
+        target, quality.config, quality.weights, info={"labels": ["a", "b"]}, tokenizer=vocabulary
+    )
+    config, weights, info = load_supernet(target)
+    assert config == quality.config
+    assert info["labels"] == ["a", "b"]
+    assert all(torch.equal(weights[k], v) for k, v in quality.weights.items())
+    assert [p.name for p in target.parent.iterdir()] == ["abc"]
+    (target / "model.safetensors").write_bytes(b"junk")
+    with pytest.raises(InputError, match="no readable supernet"):
+        load_supernet(target)
+
+
+def test_cache_key_changes_with_everything_but_threads():
+    base = {"weights_sha256": "w", "data_sha256": "d", "training": TRAINING}
+    key = supernet_key(**base)
+    assert supernet_key(**{**base, "training": replace(TRAINING, threads=7)}) == key
+    for change in (
+        {"weights_sha256": "x"},
+        {"data_sha256": "x"},
+        {"training": replace(TRAINING, seed=1)},
+        {"training": replace(TRAINING, epochs=5)},
+    ):
+        assert supernet_key(**{**base, **change}) != key
+
+
+OUTER = {
+    "full": {},
+    "skim": {"skim": (Skim(layers=(1, 3), keep_rate=(0.75, 0.5)),)},
+    "experts": {"moe": Experts(layers=(1, 2, 4), num_experts=(4, 8, 8), top_k=(1, 4, 2))},
+    "joint": {
+        "skim": (Skim(layers=(2,), keep_rate=(0.5,)),),
+        "moe": Experts(layers=(3, 4), num_experts=(4, 4), top_k=(1, 2), granularity="token"),
+    },
+}
+
+
+@pytest.mark.parametrize("name", OUTER)
+def test_a_source_rebuilt_from_its_payload_records_the_same_trace(folder, quality, name):
+    payload = quality.payload()
+    for array in payload["weights"].values():
+        array.flags.writeable = False
+    again = SupernetQuality.from_payload(payload)
+    outer = candidate(folder, **OUTER[name])
+    one, two = quality.record(outer, "search"), again.record(outer, "search")
+    np.testing.assert_array_equal(one.logits, two.logits)
+    np.testing.assert_array_equal(one.expert_tokens, two.expert_tokens)
+    assert one.header["split_hash"] == two.header["split_hash"]
+
+
+def test_a_trace_counts_the_tokens_that_execution_processes(folder, quality):
+    trace = quality.record(candidate(folder, **OUTER["joint"]), "search")
+    n = trace.lengths
+    np.testing.assert_array_equal(trace.tokens_layer[:, 0], n)
+    half = np.minimum(n, np.maximum(2, np.ceil(0.5 * n - 1e-9)))
+    np.testing.assert_array_equal(trace.tokens_ffn[:, 1], half)
+    np.testing.assert_array_equal(trace.tokens_layer[:, 3], half)
+    np.testing.assert_array_equal(trace.expert_tokens[:, 2].sum(1), half * 1)
+    np.testing.assert_array_equal(trace.expert_tokens[:, 3].sum(1), half * 2)
+    assert (trace.expert_tokens[:, 0] == 0).all()
+    dropped = half < n
+    assert np.isfinite(trace.aux["skim_gap"][dropped, 1]).all()
+    assert np.isinf(trace.aux["skim_gap"][:, 0]).all()
+
+
+@pytest.mark.parametrize("batching", ["serial", "compact", "wait_all"])
+@pytest.mark.parametrize("name", OUTER)
+def test_real_execution_answers_what_the_trace_says(folder, quality, name, batching):
+    outer = candidate(folder, **OUTER[name])
+    trace = quality.record(outer, "report")
+    sure = np.exp(trace.logits.astype(float))
+    sure = (sure / sure.sum(-1, keepdims=True)).max(-1)
+    at = (float(np.quantile(sure[:, 0], 0.6)), float(np.quantile(sure[:, 2], 0.5)))
+    policy = replace(outer, exits=Exits(layers=(1, 3), thresholds=at), exit_batching=batching)
+    want = np.where(sure[:, 0] >= at[0], 1, np.where(sure[:, 2] >= at[1], 3, 4))
+    gaps = np.minimum(trace.aux["skim_gap"].min(1), trace.aux["router_gap"].min(1))
+    tie = (np.abs(sure[:, [0, 2]] - at) <= 1e-5).any(1) | (gaps <= 1e-5)
+    assert tie.mean() <= 0.02
+    model, plan = quality.encoder("fp32"), plan_of(policy)
+    tokens = quality.splits["report"].tokens
+    for rows in tokens.batches(batch=1 if batching == "serial" else 8, sort=True):
+        got = model.run(plan, *tokens.batch(rows))
+        free = ~tie[rows]
+        np.testing.assert_array_equal(got.exit_layer[free], want[rows][free])
+        said = trace.logits.argmax(-1)[rows, want[rows] - 1]
+        np.testing.assert_array_equal(got.prediction[free], said[free])
+
+
+def test_weights_of_another_file_are_refused(folder):
+    digest = file_sha256(weights_path(folder))
+    read_pretrained(folder, sha256=digest)
+    with pytest.raises(InputError, match="expected 0000"):
+        read_pretrained(folder, sha256="0000")
+
+
+def test_heads_start_close_to_the_pooled_state(folder):
+    config = encoder_config(read_backbone(folder), num_classes=2, norm_eps=1e-12)
+    weights = add_heads(config, read_pretrained(folder), 0)
+    same = add_heads(config, read_pretrained(folder), 0)
+    assert all(torch.equal(weights[k], same[k]) for k in weights)
+    model = DynamicEncoder(config, weights)
+    assert model.head(0, torch.zeros(1, 32)).abs().max() == 0
+    assert full_plan(config).depth == 4

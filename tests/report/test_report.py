@@ -1,0 +1,209 @@
+"""The report is one self-contained, escaped file built from whatever the run folder holds."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import run_folder
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dynsearch.export.front import with_measurements
+from dynsearch.report import units
+from dynsearch.report.html import build_report
+from dynsearch.report.markup import Html, json_block, tag
+from dynsearch.report.view import chart_data, layer_strip
+from search_spaces.candidate import Candidate, Exits, Experts, Skim
+from search_spaces.codec import candidate_to_dict
+from search_spaces.errors import InputError
+
+
+class Reader(HTMLParser):
+    """Elements with attributes, and the text outside scripts and styles."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.data = ""
+        self._inside = ""
+
+    def handle_starttag(self, name: str, attributes: list[tuple[str, str | None]]) -> None:
+        self.elements.append((name, dict(attributes)))
+        self._inside = name if name in ("script", "style") else ""
+        if dict(attributes).get("id") == "data":
+            self._inside = "data"
+
+    def handle_endtag(self, name: str) -> None:
+        self._inside = ""
+
+    def handle_data(self, data: str) -> None:
+        if self._inside == "data":
+            self.data += data
+        elif not self._inside:
+            self.text += data
+
+
+def read(path: Path) -> Reader:
+    reader = Reader()
+    reader.feed(path.read_text(encoding="utf-8"))
+    return reader
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return run_folder.make_run(tmp_path_factory.mktemp("run"))
+
+
+def test_the_report_is_one_small_file_that_points_nowhere(run: Path):
+    path = build_report(run)
+    assert path.stat().st_size < 1_000_000
+    for name, attributes in read(path).elements:
+        assert name not in ("link", "img", "iframe", "object", "embed")
+        assert "src" not in attributes
+        assert attributes.get("href", "#").startswith("#")
+    raw = path.read_text(encoding="utf-8")
+    assert not re.search(r"@import|url\(|fetch\(|XMLHttpRequest|innerHTML\s*=", raw)
+    assert re.findall(r"https?://[^\s\"']+", raw) == ["http://www.w3.org/2000/svg"]
+
+
+def test_every_configuration_source_and_word_is_in_the_text(run: Path):
+    text = read(build_report(run)).text
+    front = run_folder.make_front()
+    for p in front.front:
+        assert p.id in text
+    for device in front.devices:
+        assert device in text
+    for word in ("invented for a test", "invented processor", "a worker was slow", "Spearman"):
+        assert word in text
+    for word in ("Glossary", "hypervolume", "predicted_latency_mean_s", "measured_n"):
+        assert word in text
+
+
+def test_names_with_markup_stay_text(tmp_path: Path):
+    name = '</script><b onclick="x">&lt;"\''
+    run = run_folder.make_run(tmp_path, job=name, run=name)
+    reader = read(build_report(run))
+    assert name in reader.text
+    assert not any("onclick" in a for _, a in reader.elements)
+
+
+@given(st.recursive(st.text(), lambda x: st.lists(x) | st.dictionaries(st.text(), x)))
+def test_no_text_can_end_the_data_block(data: object):
+    block = json_block("data", data)
+    reader = Reader()
+    reader.feed(block)
+    assert json.loads(reader.data) == data
+    assert block.count("<") == 2
+
+
+@given(st.text(), st.text())
+def test_text_and_attributes_are_escaped_and_html_is_not_escaped_twice(text: str, value: str):
+    class Whole(HTMLParser):
+        seen: tuple[str, str | None] = ("", None)
+
+        def handle_starttag(self, name: str, attributes: list[tuple[str, str | None]]) -> None:
+            self.seen = (name, dict(attributes).get("title"))
+
+    reader = Whole()
+    reader.feed(tag("p", text, title=value))
+    assert reader.seen[0] == "p"
+    assert reader.seen[1] == value.replace("\r\n", "\n") or reader.seen[1] == value
+    assert tag("p", tag("b", "x")) == Html("<p><b>x</b></p>")
+
+
+def test_a_run_without_bench_says_how_to_get_one(tmp_path: Path):
+    run = run_folder.make_run(tmp_path, bench=False)
+    (run / "environment.json").unlink()
+    (run / "log.jsonl").unlink()
+    text = read(build_report(run)).text
+    assert "dynsearch bench RUN" in text
+    assert "rows, interleaved" not in text
+
+
+def test_a_broken_bench_file_is_bad_input(tmp_path: Path):
+    run = run_folder.make_run(tmp_path)
+    (run / "bench.json").write_text('{"schema_version": 1, "rows": [')
+    with pytest.raises(InputError, match=r"bench\.json"):
+        build_report(run)
+
+
+def test_a_log_line_cut_short_is_left_out(tmp_path: Path):
+    run = run_folder.make_run(tmp_path)
+    with (run / "log.jsonl").open("a") as file:
+        file.write('{"level": "warning", "mess')
+    assert "a worker was slow" in read(build_report(run)).text
+
+
+def test_an_empty_front_says_so(tmp_path: Path):
+    run = run_folder.make_run(tmp_path, bench=False, front=())
+    assert "The front is empty" in read(build_report(run)).text
+
+
+def test_the_strip_shows_what_the_candidate_does_layer_by_layer():
+    front = run_folder.make_front(dtypes=("fp32",), draws=1)
+    candidate = Candidate(
+        backbone=run_folder.BACKBONE,
+        depth=5,
+        exits=Exits(layers=(2, 4), thresholds=(0.9, 0.8)),
+        moe=Experts(layers=(3,), num_experts=(4,), top_k=(1,)),
+        skim=(Skim(layers=(2, 4), keep_rate=(0.5, 0.25)),),
+    )
+    p = replace(
+        front.front[0],
+        candidate=candidate_to_dict(candidate),
+        reach=(1.0, 1.0, 0.75, 0.75, 0.5),
+    )
+    strip = layer_strip(p)
+    assert [x["exists"] for x in strip] == [True] * 5 + [False]
+    live = strip[:5]
+    assert [x["keep"] for x in live] == [1.0, 0.5, 0.5, 0.25, 0.25]
+    assert [x["experts"] for x in live] == [None, None, (1, 4), None, None]
+    assert [x["exit"] for x in live] == [False, True, False, True, True]
+    assert [x["threshold"] for x in live] == [None, 0.9, None, 0.8, None]
+    assert [x["rate"] for x in live] == [0.0, 0.25, 0.0, 0.25, 0.5]
+    assert sum(x["rate"] for x in live) == 1.0
+
+
+def test_chart_data_keeps_predicted_and_measured_apart():
+    front = run_folder.make_front(dtypes=("fp32",), draws=30)
+    bench = run_folder.make_bench(front)
+    data = chart_data(with_measurements(front, bench), bench, "local")
+    assert len(data["points"]) == len(front.front)
+    for shown, p in zip(data["points"], front.front, strict=True):
+        assert shown["costs"]["latency_mean_s"] == p.predicted.latency_mean_s
+        assert (shown["measured"] is not None) == (p.device == "local")
+    assert [(g["dtype"], g["batch"]) for g in data["bench"]] == [("fp32", 1), ("fp32", 8)]
+    json.dumps(data, allow_nan=False)
+
+
+@pytest.mark.parametrize(
+    ("shown", "expected"),
+    [
+        (units.seconds(0.00294), "2.94 ms"),
+        (units.seconds(0.9999), "1.00 s"),
+        (units.seconds(3.1e-5), "31.0 \u00b5s"),
+        (units.seconds(None), "\u2013"),
+        (units.size(80 * 2**20), "80.0 MiB"),
+        (units.size(12), "12.0 B"),
+        (units.energy(0.0032), "3.20 mJ"),
+        (units.flops(1.2e9), "1.20 G"),
+        (units.flops(12), "12.0"),
+        (units.points(0.006), "+0.6"),
+        (units.points(-0.0123), "\u22121.2"),
+        (units.points(-0.0001), "0.0"),
+        (units.percent(0.1792), "17.9 %"),
+        (units.times(2.9), "2.90\u00d7"),
+        (units.times(12345.0), "12300\u00d7"),
+        (units.quantity("peak_bytes", 2**30), "1.00 GiB"),
+        (units.quantity("error", 0.5), "50.0 %"),
+        (units.digits(0), "0"),
+    ],
+)
+def test_figures_have_three_digits_a_unit_and_a_true_minus(shown: str, expected: str):
+    assert shown == expected

@@ -1,0 +1,169 @@
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+import pytest
+from optuna.trial import TrialState
+from toy_problem import ToyQuality, toy_problem, toy_space
+
+from dynsearch.search import runs
+from dynsearch.search.driver import SearchOptions, SearchResult, run_search
+from dynsearch.search.encoding import setting_key
+from dynsearch.search.study import open_storage
+from dynsearch.search.workers import PassTask, PassWorker, open_executor, open_ray
+from search_spaces.candidate import Candidate
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    """One Ray for this module, started the way a search starts it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", str(Path(__file__).parent))  # where workers find toy_problem
+        with open_ray(2):
+            yield
+
+
+def spec() -> dict[str, Any]:
+    return {**toy_problem().inner_spec, "majority_error": ToyQuality().majority_error("search")}
+
+
+def full() -> Candidate:
+    return toy_space().full()
+
+
+def search(run: runs.Run, trials: int, **quality: Any) -> SearchResult:
+    return run_search(
+        run,
+        space=toy_space(),
+        quality=ToyQuality(**quality),
+        problem=toy_problem(),
+        options=SearchOptions(trials=trials, workers=2, sampler="random"),
+    )
+
+
+def test_a_worker_replays_a_given_trace_to_the_same_fronts() -> None:
+    worker = PassWorker(ToyQuality(), spec(), "search")
+    first = worker.run(full(), None, None)
+    again = worker.run(full(), first.trace, first.trace)
+    for a, b in zip(first.fronts.devices, again.fronts.devices, strict=True):
+        assert np.array_equal(a.error_bound, b.error_bound)
+
+
+def test_a_source_rebuilt_from_its_payload_records_the_same_trace() -> None:
+    quality = ToyQuality()
+    for array in quality.arrays.values():
+        array.flags.writeable = False
+    again = ToyQuality.from_payload(quality.payload())
+    assert np.array_equal(again.record(full(), "s").logits, quality.record(full(), "s").logits)
+
+
+def test_a_figure_that_is_not_finite_fails_the_pass() -> None:
+    broken = spec() | {
+        "majority_error": float("nan"),
+        "anchors": {"slow": (0, 0, 0), "fast": (0,)},
+    }
+    with open_executor(ToyQuality(), broken, split="search", workers=0) as executor:
+        executor.submit(PassTask(number=7, outer=full()))
+        (outcome,) = executor.wait()
+    assert outcome.number == 7
+    assert outcome.result is None
+    assert "anchor_values on slow is not finite" in outcome.reason
+
+
+def test_this_process_offers_one_slot() -> None:
+    with open_executor(ToyQuality(), spec(), split="search", workers=0) as executor:
+        assert (executor.free, executor.busy) == (1, 0)
+        executor.submit(PassTask(number=0, outer=full()))
+        assert (executor.free, executor.busy) == (0, 1)
+        executor.wait()
+        assert (executor.free, executor.busy) == (1, 0)
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("cluster")
+def test_ray_workers_find_what_this_process_finds() -> None:
+    outer = toy_space().decode(toy_space().full_params() | {"keep_after_2": 0.5})
+    fronts = []
+    for workers in (0, 2):
+        with open_executor(ToyQuality(), spec(), split="search", workers=workers) as executor:
+            executor.set_reference(ToyQuality().record(full(), "search"))
+            executor.submit(PassTask(number=1, outer=outer))
+            outcomes = []
+            while not outcomes:
+                outcomes = executor.wait()
+            assert outcomes[0].result is not None
+            fronts.append(outcomes[0].result.fronts.devices)
+    for a, b in zip(*fronts, strict=True):
+        assert np.array_equal(a.error_bound, b.error_bound)
+        assert np.array_equal(a.policies.thresholds, b.policies.thresholds)
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("cluster")
+def test_an_exception_in_a_remote_pass_fails_that_trial_alone(tmp_path: Path) -> None:
+    run = runs.create_run(tmp_path / "toy-00000000", "")
+    result = search(run, 6, fails=("bf16",))
+    assert result.passes == 6
+    assert result.failed > 0
+    assert result.reason == "RuntimeError: no kernel for bf16"
+
+
+def kill_workers(marks: Path, times: int) -> None:
+    """Kill the process of the newest pass, every third pass or so, in the middle of it."""
+    killed = 0
+    seen = 2
+    while killed < times:
+        files = sorted(marks.iterdir())
+        if len(files) > seen:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(int(files[-1].name.partition("-")[2]), signal.SIGKILL)
+                killed += 1
+            seen = len(files) + 1
+        time.sleep(0.01)
+
+
+def check_no_trial_is_lost(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], *, trials: int, kills: int
+) -> None:
+    run = runs.create_run(tmp_path / "toy-00000000", "")
+    marks = tmp_path / "marks"
+    marks.mkdir()
+    killer = threading.Thread(target=kill_workers, args=(marks, kills), daemon=True)
+    killer.start()
+    result = search(run, trials, sleep_s=0.15, marks=str(marks))
+    killer.join(timeout=1)
+    assert not killer.is_alive()
+    assert (result.passes, result.failed) == (trials, 0)
+    study = optuna.load_study(study_name=run.study_name, storage=open_storage(run, "journal"))
+    assert [t.state for t in study.trials] == [TrialState.COMPLETE] * trials
+    settings = Counter(setting_key(t.user_attrs["setting"]) for t in study.trials)
+    assert max(settings.values()) == 1
+    assert len(list(marks.iterdir())) >= trials + kills
+    assert capfd.readouterr().out == ""  # standard output is for results
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("cluster")
+def test_workers_killed_in_mid_pass_lose_no_trial(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    check_no_trial_is_lost(tmp_path, capfd, trials=8, kills=2)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.usefixtures("cluster")
+def test_workers_killed_five_times_lose_no_trial(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    check_no_trial_is_lost(tmp_path, capfd, trials=24, kills=5)

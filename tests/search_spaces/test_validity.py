@@ -1,0 +1,280 @@
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from search_spaces import (
+    Candidate,
+    Cascade,
+    Exits,
+    Experts,
+    Finding,
+    InputError,
+    Skim,
+    Workload,
+    check,
+    load_backbone,
+    require_valid,
+)
+from search_spaces.validity import not_lowered
+
+BACKBONE = load_backbone("minilm-l6")
+FULL = Candidate(backbone=BACKBONE, depth=6)
+EXITS = Exits(layers=(2, 4), thresholds=(0.9, 0.8))
+MOE = Experts(layers=(4, 5), num_experts=(4, 8), top_k=(1, 2))
+SKIM = Skim(layers=(1, 3), keep_rate=(0.75, 0.5))
+PATIENT = Exits(layers=(2, 4), criterion="patience", patience=1)
+
+
+def with_exits(**changes: Any) -> Candidate:
+    return replace(FULL, exits=replace(EXITS, **changes))
+
+
+def with_moe(**changes: Any) -> Candidate:
+    return replace(FULL, moe=replace(MOE, **changes))
+
+
+def with_skim(**changes: Any) -> Candidate:
+    return replace(FULL, skim=(replace(SKIM, **changes),))
+
+
+def only(candidate: Candidate, **context: Any) -> Finding:
+    findings = check(candidate, **context)
+    assert len(findings) == 1, findings
+    return findings[0]
+
+
+@pytest.mark.parametrize(
+    "candidate",
+    [
+        FULL,
+        with_exits(),
+        with_moe(),
+        with_skim(),
+        replace(FULL, exits=PATIENT),
+        with_exits(criterion="entropy", thresholds=(-0.2, -0.3)),
+    ],
+)
+def test_sensible_candidates_have_no_findings(candidate: Candidate) -> None:
+    assert check(candidate, num_classes=2, workload=Workload()) == []
+    assert not_lowered(candidate) == []
+    require_valid(candidate, num_classes=2, run=True)
+
+
+REJECTED = [
+    # candidate, rule, key, nearest legal value
+    (with_exits(layers=(2, 6)), 1, "exits.layers", (2,)),
+    (replace(with_exits(), depth=4), 1, "exits.layers", (2,)),
+    (with_exits(layers=(2, 7)), 1, "exits.layers", (2,)),
+    (with_exits(layers=(4, 2)), 1, "exits.layers", (2, 4)),
+    (with_exits(thresholds=(0.9,)), 1, "exits.thresholds", None),
+    (with_exits(thresholds=(0.5, 0.9)), 1, "exits.thresholds[0]", math.nextafter(0.5, 1)),
+    (with_exits(thresholds=(math.inf, 0.9)), 1, "exits.thresholds[0]", 1.0),
+    (
+        with_exits(criterion="entropy", thresholds=(-math.log(2), -0.1)),
+        1,
+        "exits.thresholds[0]",
+        math.nextafter(-math.log(2), 0),
+    ),
+    (
+        with_exits(criterion="entropy_normalized", thresholds=(0.3, -0.1)),
+        1,
+        "exits.thresholds[1]",
+        math.nextafter(0, 1),
+    ),
+    (
+        with_exits(criterion="margin", thresholds=(0.0, 0.1)),
+        1,
+        "exits.thresholds[0]",
+        math.nextafter(0, 1),
+    ),
+    (with_exits(temperature=0.0), 1, "exits.temperature", 1.0),
+    (with_exits(patience=2), 1, "exits.patience", None),
+    (replace(FULL, exits=replace(PATIENT, patience=2)), 1, "exits.patience", 1),
+    (replace(FULL, exits=replace(PATIENT, layers=(2,))), 1, "exits.patience", None),
+    (replace(FULL, exits=replace(PATIENT, patience=None)), 1, "exits.patience", 1),
+    (replace(FULL, exits=replace(PATIENT, thresholds=(0.1, 0.1))), 1, "exits.thresholds", ()),
+    (with_exits(layers=(), thresholds=()), 1, "exits.layers", None),
+    (with_exits(criterion="max_porb"), 0, "exits.criterion", None),
+    (with_exits(head="linaer"), 0, "exits.head", None),
+    (
+        replace(with_exits(kv_policy="copy"), backbone=replace(BACKBONE, type="decoder")),
+        0,
+        "exits.kv_policy",
+        None,
+    ),
+    (with_moe(top_k=(5, 2)), 1, "moe.top_k[0]", 4),
+    (with_moe(top_k=(0, 2)), 1, "moe.top_k[0]", 1),
+    (with_moe(num_experts=(4, 7)), 1, "moe.num_experts[1]", 6),
+    (with_moe(num_experts=(4, 0), top_k=(1, 1)), 1, "moe.num_experts[1]", 1),
+    (with_moe(top_k=(1,)), 1, "moe.top_k", None),
+    (with_moe(layers=(0, 5)), 1, "moe.layers", (5,)),
+    (with_moe(router="expert_choice", capacity_factor=5.0), 1, "moe.capacity_factor", 4.0),
+    (with_moe(capacity_factor=0.0), 1, "moe.capacity_factor", 1.0),
+    (with_moe(num_shared_experts=-1), 1, "moe.num_shared_experts", 0),
+    (with_moe(expert_ffn_size=0), 1, "moe.expert_ffn_size", 1),
+    (with_moe(granularity="tokens"), 0, "moe.granularity", None),
+    (with_skim(keep_rate=(1.2, 0.5)), 1, "skim[0].keep_rate[0]", 1.0),
+    (with_skim(keep_rate=(0.5, 0.0)), 1, "skim[0].keep_rate[1]", None),
+    (with_skim(keep_rate=(0.5, 0.6)), 1, "skim[0].keep_rate[1]", 0.5),
+    (with_skim(keep_rate=(0.5,)), 1, "skim[0].keep_rate", None),
+    (with_skim(layers=(1, 9)), 1, "skim[0].layers", (1,)),
+    (with_skim(skipped="dorp"), 0, "skim[0].skipped", None),
+    (replace(FULL, depth=0), 1, "depth", 1),
+    (replace(FULL, depth=7), 1, "depth", 6),
+    (replace(FULL, dtype="fp64"), 0, "dtype", None),
+    (replace(FULL, pooling="max"), 0, "pooling", None),
+    (replace(FULL, exit_batching="batch"), 0, "exit_batching", None),
+    (replace(FULL, backbone=replace(BACKBONE, num_heads=10)), 0, "backbone.num_heads", 8),
+    (replace(FULL, backbone=replace(BACKBONE, num_kv_heads=5)), 0, "backbone.num_kv_heads", 4),
+    (replace(FULL, backbone=replace(BACKBONE, vocab_size=0)), 0, "backbone.vocab_size", 1),
+    (replace(FULL, backbone=replace(BACKBONE, type="coder")), 0, "backbone.type", None),
+]
+
+
+@pytest.mark.parametrize(("candidate", "rule", "key", "near"), REJECTED)
+def test_meaningless_candidates_are_rejected_with_rule_and_nearest_value(
+    candidate: Candidate, rule: int, key: str, near: Any
+) -> None:
+    findings = check(candidate, num_classes=2)
+    rejected = [f for f in findings if f.severity == "reject" and f.key == key]
+    assert [f.rule for f in rejected] == [rule], findings
+    assert rejected[0].nearest == near
+    assert len([f for f in findings if f.severity == "reject"]) <= 2
+    with pytest.raises(InputError) as caught:
+        require_valid(candidate, num_classes=2, file="c.toml")
+    assert key in {p.key for p in caught.value.problems}
+    if near is not None:
+        assert f"nearest legal value: {near}" in str(caught.value)
+
+
+def test_thresholds_that_depend_on_the_classes_wait_for_their_number() -> None:
+    candidate = with_exits(thresholds=(0.3, 0.9))
+    assert check(candidate) == []
+    assert check(candidate, num_classes=4) == []
+    assert only(candidate, num_classes=3).key == "exits.thresholds[0]"
+
+
+def test_a_threshold_above_every_score_is_a_warning() -> None:
+    finding = only(with_exits(thresholds=(1.5, 0.9)), num_classes=2)
+    assert (finding.severity, finding.rule) == ("warn", 1)
+
+
+def test_a_regression_head_has_no_exit_score() -> None:
+    assert only(with_exits(), num_classes=1).key == "exits.criterion"
+    assert only(replace(FULL, exits=PATIENT), num_classes=1).key == "exits.criterion"
+
+
+def test_dropped_tokens_that_the_head_needs_are_rejected_unless_restored() -> None:
+    both = replace(with_skim(), exits=replace(EXITS, head="norm_lm"))
+    assert [f.rule for f in check(both)] == [2, 4]
+    assert check(both)[0].nearest == "last_layer"
+    restored = replace(both, skim=(replace(SKIM, restore="last_layer"),))
+    assert [f.rule for f in check(restored)] == [4]
+
+
+def test_choices_that_look_ahead_are_rejected_in_a_decoder() -> None:
+    decoder = replace(BACKBONE, type="decoder")
+    routed = replace(with_moe(router="expert_choice"), backbone=decoder)
+    assert [(f.rule, f.nearest) for f in check(routed)] == [(3, "token_choice")]
+    ranked = replace(with_skim(mechanism="topk_router"), backbone=decoder)
+    assert [(f.rule, f.nearest) for f in check(ranked)] == [(3, "gate")]
+
+
+@pytest.mark.parametrize(
+    ("candidate", "rule"),
+    [
+        (replace(with_skim(), exits=EXITS), 4),
+        (replace(with_moe(), exits=EXITS), 5),
+        (replace(with_moe(capacity_factor=1.0), skim=(SKIM,)), 6),
+        (
+            replace(
+                with_exits(kv_policy="copy_state"), backbone=replace(BACKBONE, type="decoder")
+            ),
+            7,
+        ),
+        (
+            replace(
+                with_exits(layers=(1, 2, 3, 4, 5), thresholds=(0.9,) * 5),
+                backbone=replace(BACKBONE, type="decoder"),
+            ),
+            8,
+        ),
+        (
+            replace(
+                with_exits(kv_policy="self_speculative"),
+                backbone=replace(BACKBONE, type="decoder"),
+            ),
+            9,
+        ),
+        (replace(with_exits(), cascade=Cascade(stages=("a", "b"), thresholds=(0.5,))), 10),
+        (replace(with_exits(), backbone=replace(BACKBONE, tied_layers=True)), 11),
+    ],
+)
+def test_legal_pairs_that_need_care_are_warned_about_and_accepted(
+    candidate: Candidate, rule: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    finding = only(candidate)
+    assert (finding.severity, finding.rule) == ("warn", rule)
+    with caplog.at_level(logging.WARNING):
+        require_valid(candidate)
+    assert finding.reason in caplog.text
+
+
+def test_an_encoder_has_no_cache_policy() -> None:
+    rejected = [f for f in check(with_exits(kv_policy="copy_state")) if f.severity == "reject"]
+    assert [(f.rule, f.key) for f in rejected] == [(7, "exits.kv_policy")]
+
+
+def test_a_cascade_needs_stages_and_thresholds_between_them() -> None:
+    candidate = replace(FULL, cascade=Cascade(stages=("a",), thresholds=(0.5,), reuse="all"))
+    keys = [f.key for f in check(candidate)]
+    assert keys == ["cascade.reuse", "cascade.stages", "cascade.thresholds"]
+
+
+def test_serial_exits_contradict_a_batch() -> None:
+    finding = only(with_exits(), workload=Workload(batch=8))
+    assert (finding.severity, finding.key, finding.nearest) == (
+        "reject",
+        "exit_batching",
+        "compact",
+    )
+    assert check(replace(with_exits(), exit_batching="compact"), workload=Workload(batch=8)) == []
+    assert check(FULL, workload=Workload(batch=8)) == []
+
+
+def test_inputs_longer_than_the_backbone_takes_are_rejected() -> None:
+    finding = only(FULL, workload=Workload(max_len=513))
+    assert (finding.key, finding.nearest) == ("workload.max_len", 512)
+
+
+@pytest.mark.parametrize(
+    ("candidate", "key"),
+    [
+        (replace(FULL, backbone=replace(BACKBONE, type="decoder")), "backbone.type"),
+        (replace(FULL, backbone=replace(BACKBONE, ffn_kind="gated")), "backbone.ffn_kind"),
+        (replace(FULL, dtype="int8"), "dtype"),
+        (with_exits(granularity="token"), "exits.granularity"),
+        (with_moe(origin="upcycled"), "moe.origin"),
+        (with_moe(router="hash"), "moe.router"),
+        (with_skim(restore="last_layer"), "skim.restore"),
+        (replace(FULL, cascade=Cascade(stages=("a", "b"), thresholds=(0.5,))), "cascade"),
+    ],
+)
+def test_what_is_not_lowered_yet_is_legal_but_refused_where_it_would_run(
+    candidate: Candidate, key: str
+) -> None:
+    assert check(candidate) == []
+    require_valid(candidate)
+    assert [f.key for f in not_lowered(candidate)] == [key]
+    with pytest.raises(InputError, match="not lowered yet"):
+        require_valid(candidate, run=True)
+
+
+def test_rejects_come_before_warnings() -> None:
+    both = replace(with_exits(temperature=-1.0), skim=(SKIM,))
+    assert [f.severity for f in check(both)] == ["reject", "warn"]
