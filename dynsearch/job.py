@@ -178,7 +178,7 @@ def job_hash(job: Job, *, model_hash: str, data_hash: str) -> str:
     """Hex sha256 of all that decides what the run records.
 
     Covers space, model and data by content, training, devices by name, workload, objectives,
-    budgets, sampler (with the kind of inner search) and seed. Number of trials, workers, threads
+    budgets, sampler and seed. Number of trials, workers, threads
     of training, storage, paths and time limits may change while a run is continued.
     """
     dump = job.model_dump(mode="json")
@@ -189,7 +189,7 @@ def job_hash(job: Job, *, model_hash: str, data_hash: str) -> str:
         "data": data_hash,
         "devices": sorted(Path(name).stem for name in job.devices),
         **{key: dump[key] for key in ("space", "training", "workload", "objectives", "budgets")},
-        **{key: dump["search"][key] for key in ("sampler", "inner", "seed")},
+        **{key: dump["search"][key] for key in ("sampler", "seed")},
     }
     text = json.dumps(_canonical(covered), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()

@@ -134,10 +134,6 @@ class SearchTable(Table):
     workers: int = Field(default=0, ge=0, description="Parallel passes; 0 = one for each core")
     seed: int = Field(default=0, ge=0)
     sampler: Literal["tpe", "nsga2", "random", "gp"] = "tpe"
-    inner: Literal["replay", "none"] = Field(
-        default="replay",
-        description="replay = exits are searched on traces; none = one point a pass",
-    )
     max_failures: int = Field(
         default=8, ge=0, description="Failed passes before the search gives up"
     )

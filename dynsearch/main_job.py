@@ -8,21 +8,17 @@ from __future__ import annotations
 
 import json
 import logging
-import tomllib
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from cost_models.calibrate.host import usable_cores
-from cost_models.calibrate.write import device_text
-from cost_models.device import Device, load_device
-from dynsearch.commands.devices import calibrate, local_file
 from dynsearch.errors import DynsearchError, InputError
-from dynsearch.evaluate import Costs, Scene, inner_spec, lower_bounds, static_costs
+from dynsearch.evaluate import Costs, lower_bounds
 from dynsearch.export.front import (
     Front,
     read_front,
@@ -38,49 +34,28 @@ from dynsearch.front_points import (
     make_points,
     reference_of,
 )
-from dynsearch.job import Job, job_from_dict, job_hash, override, resolve_to_toml
-from dynsearch.job_checks import LOCAL
-from dynsearch.progress import Progress, make_progress
-from dynsearch.quality.opening import Material, open_material, open_quality
-from dynsearch.quality.source import SupernetQuality
+from dynsearch.job import Job, job_hash, override, resolve_to_toml
+from dynsearch.opened import (
+    Opened,
+    job_of,
+    open_all,
+    pass_fronts,
+    reopen,
+    same_material,
+)
+from dynsearch.problem import make_problem
+from dynsearch.progress import Progress
+from dynsearch.quality.opening import Material, open_material
 from dynsearch.quality.trace import Trace, load_trace
 from dynsearch.rejection import budget_rejection
 from dynsearch.search.driver import SearchOptions, SearchResult, SearchState, run_search
-from dynsearch.search.fronts import MergedFront, as_merged, load_fronts
 from dynsearch.search.runs import Run, create_run, open_run, run_folder
 from dynsearch.search.screen import make_screen
-from dynsearch.search.study import anchor_costs, redact_url
+from dynsearch.search.study import redact_url
 from dynsearch.search.types import SearchProblem
 from search_spaces.candidate import Candidate
-from search_spaces.codec import candidate_from_dict
-from search_spaces.workload import Workload
 
 logger = logging.getLogger(__name__)
-
-CALIBRATION_S = 80.0
-ANCHOR_SETTINGS = 12  # outer settings whose shallowest cost bounds the anchors from below
-BUDGETABLE = ("latency_mean_s", "latency_worst_s", "peak_bytes", "time_per_sample_s")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Opened:
-    """A run with everything that its commands work with."""
-
-    job: Job
-    run: Run
-    material: Material
-    quality: SupernetQuality
-    scene: Scene
-
-    @property
-    def settings(self) -> dict[int, Candidate]:
-        """Outer setting of each finished pass, by trial, read from its trace."""
-        return {n: trace_setting(path) for n, path in pass_fronts(self.run)[1].items()}
-
-    @property
-    def exit_batching(self) -> str:
-        """How static networks are batched: the first way that the space offers."""
-        return self.material.space.inner.exit_batching[0]
 
 
 def search(
@@ -138,9 +113,9 @@ def resume(
         DynsearchError: the search could not go on.
     """
     run = open_run(run_dir)
-    job = override(_job_of(run), trials=trials, workers=workers)
+    job = override(job_of(run), trials=trials, workers=workers)
     progress.stage("reading model and data")
-    return _carry_on(job, run, _same_material(job, run), progress)
+    return _carry_on(job, run, same_material(job, run), progress)
 
 
 def front(run_dir: Path) -> dict[str, Any]:
@@ -193,7 +168,7 @@ def bench(
     from dynsearch.timing import bench_run_folder
 
     progress.stage("opening the run")
-    opened = _reopen(open_run(run_dir))
+    opened = reopen(open_run(run_dir))
     parts, traces = pass_fronts(opened.run)
     progress.stage("timing configurations")
     result = bench_run_folder(
@@ -212,8 +187,8 @@ def bench(
 
 
 def _carry_on(job: Job, run: Run, material: Material, progress: Progress) -> dict[str, Any]:
-    opened = _open(job, run, material, progress)
-    problem, full_by_dtype = _problem(opened)
+    opened = open_all(job, run, material, progress)
+    problem, full_by_dtype = make_problem(opened)
     result = _search(opened, problem, progress)
     if result.stopped == "interrupted" and result.passes == 0:
         raise DynsearchError("interrupted before the first pass was complete; nothing to show")
@@ -224,145 +199,6 @@ def _carry_on(job: Job, run: Run, material: Material, progress: Progress) -> dic
     if result.reason:
         answer["warnings"] = [f"{result.failed} passes failed; the last: {result.reason}"]
     return answer
-
-
-def _open(job: Job, run: Run, material: Material, progress: Progress) -> Opened:
-    def told(share: float, text: str) -> None:
-        progress.share(share, text)
-
-    progress.stage("supernet: training it, unless it is cached")
-    quality = open_quality(material, run.path, progress=told)
-    workload = Workload(
-        batch=job.workload.batch,
-        max_len=job.workload.max_len,
-        sort=job.workload.sort,
-        threads=job.workload.threads,
-        runtime=job.workload.runtime,
-    )
-    devices = tuple(_device(name, job, run, progress) for name in job.devices)
-    scene = Scene(devices=devices, workload=workload, num_classes=len(material.labels))
-    return Opened(job=job, run=run, material=material, quality=quality, scene=scene)
-
-
-def _reopen(run: Run) -> Opened:
-    """Everything of a run whose search has left a front, without training or calibrating."""
-    job = _job_of(run)
-    return _open(job, run, _same_material(job, run), make_progress(quiet=True))
-
-
-def _job_of(run: Run) -> Job:
-    raw = tomllib.loads(run.job_file.read_text(encoding="utf-8"))
-    return job_from_dict(raw, file=str(run.job_file), base=run.path, check_files=False)
-
-
-def _same_material(job: Job, run: Run) -> Material:
-    material = open_material(job)
-    key = job_hash(job, model_hash=material.model_sha256, data_hash=material.data_sha256)
-    if not run.path.name.endswith(key[:8]) and not run.study_name.endswith(key[:8]):
-        text = "model, data or settings differ from what the run began with; start a new search"
-        raise InputError.one(run.job_file, "", None, text)
-    return material
-
-
-def _device(name: str, job: Job, run: Run, progress: Progress) -> Device:
-    """A device as the run began with it: its file is copied into the run folder once."""
-    mine = run.path / "devices" / f"{Path(name).stem}.toml"
-    if mine.is_file():
-        return load_device(mine)
-    if name == LOCAL:
-        file = local_file(job.workload.threads)
-        if not file.is_file():
-            progress.stage("calibrating the cost model to this machine")
-            calibrate(
-                None, seconds=CALIBRATION_S, threads=job.workload.threads, progress=progress.share
-            )
-        device = load_device(file)
-    else:
-        device = load_device(name)
-    mine.parent.mkdir(exist_ok=True)
-    part = mine.with_suffix(".part")
-    part.write_text(device_text(device, device.profile), encoding="utf-8")
-    part.rename(mine)
-    return device
-
-
-def _problem(opened: Opened) -> tuple[SearchProblem, dict[str, Costs]]:
-    """Budgets and anchors in SI units, from what the full network costs on each device."""
-    job, scene, space = opened.job, opened.scene, opened.material.space
-    lengths = opened.quality.splits["search"].tokens.lengths
-    objectives = tuple(job.objectives)
-    wanted = tuple(dict.fromkeys([*objectives[1:], *job.budgets, *BUDGETABLE]))
-    costs = tuple(n for n in dict.fromkeys([job.cost_objective, *wanted]) if n != "error")
-
-    def price(outer: Candidate, depth: int) -> Costs:
-        return static_costs(
-            scene, outer, depth, lengths, costs=costs, exit_batching=opened.exit_batching
-        )
-
-    full = space.full()
-    dtypes = space.table.dtype
-    by_dtype = {d: price(replace(full, dtype=d), full.backbone.num_layers) for d in dtypes}
-    reference = by_dtype[full.dtype]
-    budgets = {
-        device.name: {
-            name: float(limit)
-            if isinstance(limit, float | int)
-            else limit.of_full_network * reference[device.name][name]
-            for name, limit in job.budgets.items()
-        }
-        for device in scene.devices
-    }
-    rng = np.random.default_rng(0)
-    tried = [replace(full, dtype=d) for d in dtypes]
-    tried += [space.decode(p) for p in space.sample_outer(rng, ANCHOR_SETTINGS)]
-    shallow = [price(outer, space.inner.min_depth) for outer in tried]
-    _check_budgets(opened, budgets, shallow)
-    anchors = {}
-    for device in scene.devices:
-        name, cost = device.name, job.cost_objective
-        low = min(found[name][cost] for found in shallow)
-        high = budgets[name].get(cost, reference[name][cost])
-        anchors[name] = anchor_costs(low * 0.999, high)
-    spec = inner_spec(
-        scene, inner_space=space.inner, objectives=objectives, budgets=budgets, anchors=anchors
-    )
-    problem = SearchProblem(
-        devices=tuple(d.name for d in scene.devices),
-        objectives=objectives,
-        budgets=budgets,
-        anchors=anchors,
-        full_cost={
-            name: {c: values[c] for c in objectives if c != "error"}
-            for name, values in reference.items()
-        },
-        inner_spec=spec,
-    )
-    return problem, by_dtype
-
-
-def _check_budgets(
-    opened: Opened, budgets: Mapping[str, Mapping[str, float]], shallow: list[Costs]
-) -> None:
-    """Refuse budgets that no candidate can be within on any device, naming the one that binds."""
-    worst: tuple[float, str, float, float, str] | None = None
-    for device, limits in budgets.items():
-        gaps = []
-        for name, limit in limits.items():
-            best = min(found[device][name] for found in shallow)
-            gaps.append((best / limit, name, limit, best, device))
-        if not gaps or max(gaps)[0] <= 1.0:
-            return
-        if worst is None or max(gaps) < worst:
-            worst = max(gaps)
-    if worst is not None:
-        _, name, limit, best, device = worst
-        raise InputError.one(
-            opened.job.source,
-            f"budgets.{name}",
-            f"{limit:.4g}",
-            f"impossible on {device}: the cheapest candidate needs {best:.4g}; "
-            f"allow at least {best * 1.02:.4g}, or a smaller space.exits.min_depth",
-        )
 
 
 def _search(opened: Opened, problem: SearchProblem, progress: Progress) -> SearchResult:
@@ -402,28 +238,6 @@ def _search(opened: Opened, problem: SearchProblem, progress: Progress) -> Searc
         ),
         progress=told,
     )
-
-
-def pass_fronts(run: Run) -> tuple[list[MergedFront], dict[int, Path]]:
-    """Fronts of all finished passes, and the trace file of each trial."""
-    parts: list[MergedFront] = []
-    traces: dict[int, Path] = {}
-    for file in sorted((run.path / "fronts").glob("*.npz")):
-        fronts = load_fronts(file)
-        trace = run.path / "traces" / file.name
-        if fronts is None or not trace.exists():
-            continue
-        number = int(file.name.partition("-")[0])
-        traces[number] = trace
-        parts += [as_merged(f, number) for f in fronts.devices]
-    return parts, traces
-
-
-def trace_setting(path: Path) -> Candidate:
-    """The outer setting whose pass left a trace."""
-    header = load_trace(path).header
-    outer: Any = header["outer"]
-    return candidate_from_dict(outer, file=str(path))
 
 
 def _finish(
@@ -470,7 +284,7 @@ def _finish(
     )
     write_front_json(front, run.path)  # frozen: nothing is chosen after this line
     progress.stage("confirming the front on report rows")
-    with _all_threads():
+    with all_cores():
         full_report = quality.record(full_outer, "report")
         points = confirm(
             points,
@@ -499,21 +313,21 @@ def _kept_traces(
         path = by_outer.get(one.outer)
         if path is not None:
             return load_trace(path, opened.quality.weights_hash)
-        with _all_threads():
+        with all_cores():
             return opened.quality.record(one.outer, "search")
 
     return find
 
 
-class _all_threads:  # noqa: N801 - reads as a statement
+@contextmanager
+def all_cores() -> Iterator[None]:
     """All cores for passes that run in this process."""
-
-    def __enter__(self) -> None:
-        self.before = torch.get_num_threads()
-        torch.set_num_threads(usable_cores())
-
-    def __exit__(self, *_: object) -> None:
-        torch.set_num_threads(self.before)
+    before = torch.get_num_threads()
+    torch.set_num_threads(usable_cores())
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _front_result(run: Run, found: Front) -> dict[str, Any]:

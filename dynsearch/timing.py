@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dynsearch.bench import Predictions, bench_run
-from dynsearch.bench_select import BenchConfig, config_of, pool_from_front
+from dynsearch.bench_select import REFERENCE_FAMILIES, BenchConfig, config_of, pool_from_front
 from dynsearch.evaluate import Scene, blank_trace
 from dynsearch.export.records import Front
 from dynsearch.quality.trace import Trace, load_trace
@@ -25,7 +25,7 @@ from search_spaces.workload import Workload
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from dynsearch.main_job import Opened
+    from dynsearch.opened import Opened
 
 Z90 = 1.645
 PER_PASS = 8  # points of each pass's front that join the pool
@@ -75,7 +75,11 @@ def bench_run_folder(
         predict_same_rows=predictor.same_rows,
         device=device,
         batches=tuple(batches),
-        dtypes=opened.material.space.table.dtype,
+        dtypes=tuple(
+            d
+            for d in opened.material.space.table.dtype
+            if any(c.candidate.dtype == d and c.family not in REFERENCE_FAMILIES for c in pool)
+        ),
         count=configs,
         num_rows=rows,
         minimum_rows=min(rows, 400),

@@ -133,7 +133,8 @@ class Pricer:
         ops = ops.take(ops.layer <= last)
         weights = float(working_set_bytes(self.candidate)[0])
         priced = price_ops(ops, self.device, threads=self.threads, working_set_bytes=weights)
-        seconds = float(priced.time_s.sum()) + call_overhead_s(self.device)
+        start = call_overhead_s(self.device, DTYPES[int(self.candidate.dtype[0])])
+        seconds = float(priced.time_s.sum()) + start
         residual = float((priced.time_s * priced.residual_log_sd).sum()) / seconds
         spread = float(np.exp(Z90 * np.hypot(shared_log_sd(self.device), residual)))
         return Case(

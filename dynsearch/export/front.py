@@ -102,10 +102,10 @@ def read_json(path: Path, when_missing: str) -> dict[str, Any]:
         InputError: when it is missing, not a JSON object, or of a newer schema.
     """
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
+        data = json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
     except FileNotFoundError:
         raise InputError.one(path, "", None, when_missing) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise InputError.one(
             path, "", None, f"not complete JSON ({error}); `dynsearch resume` writes it again"
         ) from None
@@ -122,6 +122,10 @@ def read_json(path: Path, when_missing: str) -> dict[str, Any]:
             f"written by a newer dynsearch; this one reads up to {SCHEMA_VERSION}: upgrade it",
         )
     return data
+
+
+def _no_number(text: str) -> float:
+    raise ValueError(f"{text} is no JSON number")
 
 
 def with_measurements(front: Front, bench: Mapping[str, Any]) -> Front:

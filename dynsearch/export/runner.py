@@ -49,7 +49,7 @@ class Model:
         rows = [encoded.ids for encoded in self.tokenizer.encode_batch(texts)]
         order = range(len(rows))
         if batch > 1:
-            order = sorted(order, key=lambda i: -len(rows[i]))  # type: ignore[assignment]
+            order = sorted(order, key=lambda i: len(rows[i]))  # type: ignore[assignment]
         answers: dict[int, Answer] = {}
         for start in range(0, len(rows), batch):
             part = list(order[start : start + batch])

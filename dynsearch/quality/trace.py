@@ -89,7 +89,7 @@ def load_trace(path: Path, expect_weights_hash: str | None = None) -> Trace:
         InputError: when the file is missing, damaged, of a newer schema or of other weights.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         header = json.loads(bytes(arrays.pop(_HEADER)).decode())
         version = header["schema_version"]

@@ -65,9 +65,9 @@ def _sentence(found: Sequence[Level], dtype: str, device: str) -> str:
     c = one.point.confirmed
     if c is None:
         return f"{text}; not confirmed on the report rows yet."
-    word = "confirmed" if one.state == "held" else "missed"
+    word = "held" if one.state == "held" else "missed"
     return (
-        f"{text}; {word}: {units.points(c.loss)} points on {c.n:,} unseen rows "
+        f"{text}; {word}: the loss is {units.points(c.loss)} points on {c.n:,} unseen rows "
         f"(95 % interval {units.points(c.low)} to {units.points(c.high)})."
     )
 
@@ -263,7 +263,8 @@ def configurations(front: Front, bench: Mapping[str, Any] | None) -> Html:
         tag("h2", "Configurations"),
         tag(
             "p",
-            "Click a column to sort, an id to select. Each id has a file ID.toml that ",
+            "Click a column to sort, an id to select. Each id has a file configurations/ID.toml ",
+            "that ",
             tag("code", "dynsearch cost"),
             " reads; ",
             tag("code", "dynsearch export"),

@@ -155,7 +155,7 @@ def load_fronts(path: Path) -> PassFronts | None:
         InputError: when the file is of a newer schema.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
         header = json.loads(bytes(arrays["header"]).decode())
         if header["schema_version"] <= SCHEMA_VERSION:

@@ -86,6 +86,15 @@ def test_a_half_written_front_is_bad_input(front: Front, tmp_path: Path, share: 
         read_front(tmp_path)
 
 
+def test_a_figure_that_is_no_number_is_bad_input(front: Front, tmp_path: Path):
+    path = write_front_json(front, tmp_path)
+    path.write_text(
+        path.read_text().replace('"error_bound": 0.', '"error_bound": NaN, "x": 0.', 1)
+    )
+    with pytest.raises(InputError, match="NaN is no JSON number"):
+        read_front(tmp_path)
+
+
 @pytest.mark.parametrize(("version", "says"), [(2, "newer dynsearch"), (None, "must be 1")])
 def test_another_schema_version_is_bad_input(
     front: Front, tmp_path: Path, version: int | None, says: str

@@ -173,7 +173,7 @@ def _flag_dominated(points: list[FrontPoint]) -> list[FrontPoint]:
 
 
 def make_front(
-    *, dtypes: tuple[str, ...] = ("fp32", "bf16"), draws: int = 400, seed: int = 0
+    *, dtypes: tuple[str, ...] = ("fp32", "bf16"), draws: int = 120, seed: int = 0
 ) -> Front:
     rng = np.random.default_rng(seed)
     points: list[FrontPoint] = []

@@ -131,6 +131,6 @@ function configurationPanel(p, width) {
       ["operations per input", quantity("flops_executed", p.costs.flops_executed)],
       ["exit rule", p.exit_rule],
       ["batch exits", p.batching],
-      ["file", `${p.id}.toml`]]));
+      ["file", `configurations/${p.id}.toml`]]));
   return panel;
 }

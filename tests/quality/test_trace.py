@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dynsearch.errors import InputError
+from dynsearch.quality.trace import Trace, load_trace, save_trace
+
+
+def a_trace(n: int = 5, layers: int = 3) -> Trace:
+    rng = np.random.default_rng(0)
+    return Trace(
+        logits=rng.normal(size=(n, layers, 2)).astype(np.float32),
+        labels=rng.integers(2, size=n),
+        lengths=rng.integers(2, 9, size=n),
+        tokens_layer=np.full((n, layers), 4, dtype=np.int32),
+        tokens_ffn=np.full((n, layers), 3, dtype=np.int32),
+        expert_tokens=np.zeros((n, layers, 4), dtype=np.int32),
+        aux={"skim_gap": np.full((n, layers), np.inf, dtype=np.float32)},
+        header={"weights_hash": "ab", "split": "search"},
+    )
+
+
+def test_a_trace_survives_its_file_bit_by_bit(tmp_path: Path) -> None:
+    trace = a_trace()
+    found = load_trace(save_trace(tmp_path / "traces" / "0.npz", trace), "ab")
+    for name in ("logits", "labels", "lengths", "tokens_layer", "tokens_ffn", "expert_tokens"):
+        assert getattr(found, name).dtype == getattr(trace, name).dtype
+        assert np.array_equal(getattr(found, name), getattr(trace, name))
+    assert np.array_equal(found.aux["skim_gap"], trace.aux["skim_gap"])
+    assert found.header == trace.header | {"schema_version": 1}
+
+
+def test_nothing_but_the_trace_stays_in_its_folder(tmp_path: Path) -> None:
+    save_trace(tmp_path / "0.npz", a_trace())
+    assert [p.name for p in tmp_path.iterdir()] == ["0.npz"]
+
+
+@pytest.mark.parametrize("keep", [0, 10, 400])
+def test_a_cut_off_file_is_refused(tmp_path: Path, keep: int) -> None:
+    path = save_trace(tmp_path / "0.npz", a_trace())
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(InputError, match="damaged or no trace"):
+        load_trace(path)
+
+
+def test_pickles_are_never_read(tmp_path: Path) -> None:
+    path = tmp_path / "0.npz"
+    np.savez(path, header=np.array({"schema_version": 1}, dtype=object))
+    with pytest.raises(InputError, match="damaged or no trace"):
+        load_trace(path)
+
+
+def test_a_missing_array_is_named(tmp_path: Path) -> None:
+    path = save_trace(tmp_path / "0.npz", a_trace())
+    with np.load(path) as file:
+        arrays = {name: file[name] for name in file.files if name != "lengths"}
+    np.savez(path, **arrays)
+    with pytest.raises(InputError, match="incomplete") as caught:
+        load_trace(path)
+    assert caught.value.problems[0].key == "lengths"
+
+
+def test_a_missing_file_and_other_weights_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no such trace"):
+        load_trace(tmp_path / "none.npz")
+    path = save_trace(tmp_path / "0.npz", a_trace())
+    with pytest.raises(InputError, match="other weights"):
+        load_trace(path, "cd")

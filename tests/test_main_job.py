@@ -1,0 +1,233 @@
+"""The way of a job on a tiny real model: search, resume, front, export, bench, report."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cost_models import device as device_module
+from dynsearch import main_job
+from dynsearch.errors import InputError
+from dynsearch.export.front import read_front
+from dynsearch.job import load_job
+from dynsearch.models.dynamic import plan_of
+from dynsearch.opened import reopen
+from dynsearch.progress import make_progress
+from dynsearch.quality.trace import load_trace
+from dynsearch.search.runs import open_run
+from dynsearch.testing import tiny_data, tiny_model
+from search_spaces.codec import candidate_from_dict
+
+JOB = """
+schema_version = 1
+name = "tiny"
+devices = ["local", "nvidia-a100-80g-sxm"]
+objectives = ["error", "latency_mean_s"]
+[model]
+folder = "model"
+[data]
+file = "data.jsonl"
+[training]
+epochs = 3
+learning_rate = 1e-3
+head_learning_rate = 3e-3
+threads = 1
+[space]
+dtype = ["fp32"]
+[space.skim]
+layers = [1, 2]
+keep = [1.0, 0.5]
+[space.experts]
+groups = [[1, 2], [3, 4]]
+counts = [1, 4]
+active = [0.25]
+granularity = ["sequence"]
+[space.exits]
+layers = [1, 2, 3]
+min_depth = 2
+criteria = ["max_prob", "patience"]
+[workload]
+batch = 1
+max_len = 24
+[budgets]
+latency_worst_s = { of_full_network = 0.98 }
+[search]
+trials = 5
+workers = 1
+sampler = "random"
+"""
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = tmp_path_factory.mktemp("home")
+    tiny_model(home / "model")
+    tiny_data(home / "data.jsonl", 1200)
+    (home / "job.toml").write_text(JOB, encoding="utf-8")
+    shipped = Path(device_module.__file__).parent / "devices" / "generic-x86-avx2.toml"
+    (home / "cache" / "devices").mkdir(parents=True)
+    shutil.copyfile(shipped, home / "cache" / "devices" / "local-1.toml")
+    return home
+
+
+@pytest.fixture(autouse=True)
+def own_cache(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DYNSEARCH_CACHE", str(home / "cache"))
+
+
+def run_job(home: Path, out: str = "out", **options: Any) -> dict[str, Any]:
+    job = load_job(home / "job.toml")
+    return main_job.search(job, out=home / out, progress=make_progress(quiet=True), **options)
+
+
+@pytest.fixture(scope="module")
+def found(home: Path) -> dict[str, Any]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DYNSEARCH_CACHE", str(home / "cache"))
+        return run_job(home)
+
+
+@pytest.mark.ray
+def test_a_search_leaves_a_confirmed_front_on_every_device(found):
+    assert found["passes"] == 5
+    points = found["front"]
+    assert {p["device"] for p in points} == {"generic-x86-avx2", "nvidia-a100-80g-sxm"}
+    assert all(p["confirmed"] is not None and p["fidelity"] == "confirmed" for p in points)
+    dynamic = [p for p in points if p["family"] not in ("full", "truncated")]
+    assert dynamic
+    front = read_front(Path(found["run"]))
+    for p in front.front:
+        if p.family in ("full", "truncated"):
+            continue
+        for name, limit in front.budgets[p.device].items():
+            assert getattr(p.predicted, name) <= limit
+
+
+@pytest.mark.ray
+def test_named_points_are_the_fastest_within_budget_that_the_bound_allows(found):
+    front = read_front(Path(found["run"]))
+    full = front.reference.selected_error
+    for device in front.devices:
+        mine = [p for p in front.front if p.device == device]
+        inside = [
+            p
+            for p in mine
+            if p.predicted.latency_worst_s <= front.budgets[device]["latency_worst_s"]
+        ]
+        for level in (0.0, 0.005, 0.01, 0.02):
+            allowed = [p for p in inside if p.error_bound <= full + level + 1e-12]
+            named = [p for p in mine if level in p.named]
+            if not allowed:
+                assert not named
+                continue
+            best = min(p.predicted.latency_mean_s for p in allowed)
+            assert [p.predicted.latency_mean_s for p in named] == [best]
+
+
+@pytest.mark.ray
+def test_selected_and_confirmed_figures_are_what_real_execution_gives(found, home):
+    """Every point is run, sample by sample, on the rows that its figures come from."""
+    opened = reopen(open_run(Path(found["run"])))
+    quality = opened.quality
+    front = read_front(Path(found["run"]))
+    checked = 0
+    for p in front.front:
+        if p.device != "generic-x86-avx2":
+            continue
+        plan = plan_of(candidate_from_dict(p.candidate))
+        for split, figure in (("search", p.selected), ("report", p.confirmed)):
+            data = quality.splits[split]
+            wrong = 0
+            for i in range(len(data.tokens)):
+                result = quality.encoder("fp32").run(plan, *data.tokens.batch(np.array([i])))
+                wrong += int(result.prediction[0] != data.labels[i])
+            assert figure is not None
+            assert abs(wrong / figure.n - figure.error) <= 0.01  # near ties, at most 1 %
+        checked += 1
+    assert checked >= 4
+
+
+@pytest.mark.ray
+def test_the_same_job_again_is_the_same_finished_run(found, home):
+    before = {p: p.stat().st_mtime_ns for p in Path(found["run"]).glob("traces/*")}
+    again = run_job(home)
+    assert again["run"] == found["run"]
+    assert again["front"] == found["front"]
+    assert {p: p.stat().st_mtime_ns for p in Path(found["run"]).glob("traces/*")} == before
+
+
+@pytest.mark.ray
+def test_resume_with_more_trials_continues_where_the_run_stopped(found, home, tmp_path):
+    copy = tmp_path / Path(found["run"]).name  # relocated as well
+    shutil.copytree(found["run"], copy)
+    more = main_job.resume(copy, trials=7, progress=make_progress(quiet=True))
+    assert more["passes"] == 7
+    assert len(list((copy / "traces").glob("*.npz"))) == 7
+    old, new = Path(found["run"]), copy
+    for trace in (old / "traces").glob("*.npz"):
+        np.testing.assert_array_equal(
+            load_trace(trace).logits, load_trace(new / "traces" / trace.name).logits
+        )
+
+
+@pytest.mark.ray
+def test_exports_hold_what_the_front_holds(found, tmp_path):
+    run = Path(found["run"])
+    (written,) = main_job.export(run, "csv", tmp_path)["files"]
+    with Path(written).open(encoding="utf-8", newline="") as f:
+        rows = list(csv.DictReader(f))
+    assert len(rows) == len(found["front"])
+    (written,) = main_job.export(run, "json", tmp_path)["files"]
+    assert len(json.loads(Path(written).read_text())["front"]) == len(found["front"])
+    one = found["front"][0]["id"]
+    files = main_job.export(run, "toml", tmp_path / "toml", (one,))["files"]
+    assert [Path(f).name for f in files] == [f"{one}.toml"]
+    with pytest.raises(InputError, match="no such configuration"):
+        main_job.export(run, "toml", tmp_path / "toml", ("nothing",))
+
+
+@pytest.mark.ray
+def test_bench_times_real_execution_and_feeds_the_report(found, tmp_path):
+    copy = tmp_path / Path(found["run"]).name
+    shutil.copytree(found["run"], copy)
+    result = main_job.bench(
+        copy, rows=16, configs=4, batches=(1, 8), progress=make_progress(quiet=True)
+    )
+    assert {(r["dtype"], r["batch"]) for r in result["rows"]} == {("fp32", 1), ("fp32", 8)}
+    families = [r["family"] for r in result["rows"] if r["batch"] == 1]
+    assert "full" in families
+    assert "truncated" in families
+    assert all(r["measured_s"] > 0 and r["predicted_s"] > 0 for r in result["rows"])
+    measured = [p for p in main_job.front(copy)["front"] if p["measured"]]
+    assert measured
+    html = (copy / "report.html").read_text(encoding="utf-8")
+    assert measured[0]["id"] in html
+
+
+@pytest.mark.ray
+def test_an_impossible_budget_is_refused_with_the_smallest_relaxation(home, tmp_path):
+    text = JOB.replace("of_full_network = 0.98", "of_full_network = 0.01")
+    (home / "impossible.toml").write_text(text, encoding="utf-8")
+    with pytest.raises(InputError, match=r"impossible on .*; allow at least \d") as caught:
+        main_job.search(
+            load_job(home / "impossible.toml"),
+            out=tmp_path,
+            progress=make_progress(quiet=True),
+        )
+    assert caught.value.problems[0].key == "budgets.latency_worst_s"
+
+
+def test_a_run_of_other_data_is_not_resumed(found, home, tmp_path):
+    copy = tmp_path / Path(found["run"]).name
+    shutil.copytree(found["run"], copy)
+    other = tiny_data(tmp_path / "other.jsonl", 1200, seed=5)
+    job = (copy / "job.toml").read_text()
+    (copy / "job.toml").write_text(job.replace(str(home / "data.jsonl"), str(other)))
+    with pytest.raises(InputError, match="differ from what the run began with"):
+        main_job.resume(copy, progress=make_progress(quiet=True))
