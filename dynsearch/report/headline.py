@@ -113,47 +113,57 @@ def speed_of(front: Front, p: FrontPoint | None, bench: Mapping[str, Any] | None
     if p is None:
         return Speed(predicted=None, measured=None)
     full = front.reference.cost(p.device, p.dtype)
-    measured_full = measured_full_s(front, p.dtype, bench)
+    seen = measured_full(front, p.dtype, bench, "time_per_sample_s")
     return Speed(
         predicted=full.per_sample_s / p.predicted.per_sample_s if full else None,
-        measured=measured_full / p.measured.time_per_sample_s
-        if measured_full is not None and p.measured is not None
-        else None,
+        measured=seen / p.measured.time_per_sample_s if seen and p.measured else None,
     )
 
 
-def measured_full_s(front: Front, dtype: str, bench: Mapping[str, Any] | None) -> float | None:
-    """Measured time per sample of the full network in the job's batch, None if not measured."""
+def measured_full(
+    front: Front, dtype: str, bench: Mapping[str, Any] | None, figure: str
+) -> float | None:
+    """A figure of the full network's bench row in the job's batch, None if not measured."""
     batch = front.workload.get("batch", 1)
     for row in (bench or {}).get("rows", ()):
         if (row["family"], row["dtype"], row["batch"]) == ("full", dtype, batch):
-            return float(row["time_per_sample_s"])
+            return float(row[figure])
     return None
 
 
 def verdict(found: list[Level]) -> str:
-    """One plain sentence on dynamic against static, over the levels that name a point."""
+    """Plain sentences on dynamic against static, over the levels that name a point."""
     named = [x for x in found if x.point is not None]
     if not named:
         return "No configuration is allowed at any of the losses."
-    lost = [x for x in named if x.static_wins]
-    if not any(x.static is not None for x in named) and not lost:
+    many = len({x.dtype for x in named}) > 1
+    idle = [x for x in named if x.point is not None and x.point.family == "full"]
+    lost = [x for x in named if x.static_wins and x not in idle]
+    said = []
+    if lost:
+        said.append(
+            "Static truncation (first layers only, no exit checks) is at least as fast as the "
+            f"dynamic configurations at a loss of {_places(lost, many)} points."
+        )
+    if idle:
+        said.append(
+            "Nothing faster than the full network is allowed at a loss of "
+            f"{_places(idle, many)} points."
+        )
+    if said:
+        return " ".join(said)
+    if all(x.static is None for x in named):
         return (
             "No static truncation (first layers only, no exit checks) is allowed at any of "
             "these losses, so there is no static rival."
         )
-    if not lost:
-        return (
-            "At every loss that names a configuration it is faster than the best static "
-            "truncation (first layers only, no exit checks) that the same rule allows."
-        )
-    where = ", ".join(
-        f"{x.loss * 100:g} ({x.dtype})"
-        if len({y.dtype for y in named}) > 1
-        else f"{x.loss * 100:g}"
-        for x in lost
-    )
     return (
-        "Static truncation (first layers only, no exit checks) is at least as fast as the "
-        f"dynamic configurations at a loss of {where} points."
+        "At every loss that names a configuration it is faster than the best static "
+        "truncation (first layers only, no exit checks) that the same rule allows."
+    )
+
+
+def _places(found: list[Level], many: bool) -> str:
+    return ", ".join(
+        f"{x.loss * 100:g} ({x.dtype})" if many else f"{x.loss * 100:g}" for x in found
     )

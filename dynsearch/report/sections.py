@@ -90,7 +90,7 @@ def _card(x: Level) -> Html:
         loss.append(_pair("confirmed loss", interval))
     static = "none allowed" if x.static is None else units.times(x.static_speed.best)
     rival = (
-        _pair("this is", "a static truncation")
+        _pair("this is", "full network" if x.point.family == "full" else "a static truncation")
         if x.point.family in STATIC_FAMILIES
         else _pair("best static", static)
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from decimal import Decimal
+from decimal import ROUND_HALF_UP, Decimal
 
 _TIME = ((1.0, "s"), (1e-3, "ms"), (1e-6, "µs"))
 _BYTES = ((2.0**30, "GiB"), (2.0**20, "MiB"), (2.0**10, "KiB"))
@@ -18,6 +18,11 @@ def digits(value: float, places: int = 3) -> str:
     if "e" in text:
         text = format(Decimal(text), "f")
     return text.rstrip(".").replace("-", "\u2212")
+
+
+def fixed(value: float, places: int) -> str:
+    """`value` with so many decimals, halves away from zero as the report's script rounds them."""
+    return str(Decimal(value).quantize(Decimal(1).scaleb(-places), ROUND_HALF_UP))
 
 
 def scaled(value: float | None, steps: tuple[tuple[float, str], ...], last: str) -> str:
@@ -59,13 +64,15 @@ def points(share: float | None, *, sign: bool = True) -> str:
     """A share of rows as percentage points: +0.6."""
     if share is None:
         return "\u2013"
-    text = f"{share * 100:+.1f}" if sign else f"{share * 100:.1f}"
+    text = fixed(share * 100, 1)
+    if sign and not text.startswith("-"):
+        text = "+" + text
     return text.replace("-", "\u2212").replace("+0.0", "0.0").replace("\u22120.0", "0.0")
 
 
 def percent(share: float | None, places: int = 1) -> str:
     """A share as per cent: 17.9 %."""
-    return "\u2013" if share is None else f"{share * 100:.{places}f} %"
+    return "\u2013" if share is None else f"{fixed(share * 100, places)} %"
 
 
 def times(ratio: float | None) -> str:

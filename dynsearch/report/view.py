@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dynsearch.export.records import Front, FrontPoint, Predicted
-from dynsearch.report.headline import speed_of
+from dynsearch.report.headline import measured_full, speed_of
 
 COSTS: dict[str, str] = {
     "latency_mean_s": "Mean latency",
@@ -38,7 +38,11 @@ def chart_data(front: Front, bench: Mapping[str, Any] | None, device: str) -> di
                 "name": device,
                 "budgets": front.budgets.get(device, {}),
                 "full": [
-                    {"dtype": c.dtype, "costs": cost_values(c.predicted)}
+                    {
+                        "dtype": c.dtype,
+                        "costs": cost_values(c.predicted),
+                        "measured": measured_full(front, c.dtype, bench, "measured_s"),
+                    }
                     for c in front.reference.costs
                     if c.device == device
                 ],

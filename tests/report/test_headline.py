@@ -110,3 +110,12 @@ def test_the_verdict_names_a_rival_only_where_there_is_one():
         front(point("a", "exit", 1e-3, 0.0), point("s", "truncated", 2e-3, 0.0)), "local", None
     )
     assert "faster than the best static" in verdict(beaten)
+
+
+def test_a_level_that_only_the_full_network_reaches_says_so():
+    full = replace(point("full", "full", full_time(), 0.0), family="full")
+    found = levels(front(full, point("a", "exit", 1e-3, 0.018)), "local", None)
+    assert "Nothing faster than the full network is allowed at a loss of 0, 0.5, 1 p" in verdict(
+        found
+    )
+    assert "Static truncation" not in verdict(found)

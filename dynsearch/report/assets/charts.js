@@ -119,7 +119,7 @@ function drawFront(holder, device, small) {
   const spots = [];
   for (const p of [...points].sort((a, b) => order(a) - order(b))) {
     const px = x(p.costs[cost]), py = y(quality(p).error);
-    if (p === chosen) whiskers(root, p, x, y, cost, fullError);
+    if (p === chosen) whiskers(root, box, p, x, y, cost, fullError);
     const mark = symbol(p.family, px, py, p.dominated, small ? 0.8 : 1);
     mark.setAttribute("data-id", p.id);
     root.append(mark);
@@ -178,16 +178,19 @@ function stairs(points, x, y, box, cost) {
   return `${path}H${box.right}`;
 }
 
-function whiskers(root, p, x, y, cost, fullError) {
+// Intervals of the chosen point, cut off where the chart ends.
+function whiskers(root, box, p, x, y, cost, fullError) {
   const px = x(p.costs[cost]), py = y(quality(p).error);
-  if (state.quality === "confirmed" && fullError !== null) {
-    root.append(svg("path", { class: "whisker",
-      d: `M${px} ${y(fullError + p.confirmed.low)}V${y(fullError + p.confirmed.high)}` }));
-  } else root.append(svg("path", { class: "whisker", d: `M${px} ${py}V${y(p.bound)}m-4 0h8` }));
+  const across = (v) => Math.min(Math.max(x(v), box.left), box.right);
+  const up = (v) => Math.min(Math.max(y(v), box.top), box.bottom);
+  const line = (d) => root.append(svg("path", { class: "whisker", d }));
+  if (state.quality === "confirmed" && fullError !== null)
+    line(`M${px} ${up(fullError + p.confirmed.low)}V${up(fullError + p.confirmed.high)}`);
+  else line(`M${px} ${py}V${up(p.bound)}m-4 0h8`);
   if (cost !== "latency_mean_s") return;
-  root.append(svg("path", { class: "whisker", d: `M${x(p.low)} ${py}H${x(p.high)}` }));
-  if (p.measured) root.append(
-    svg("path", { class: "whisker", d: `M${x(p.measured.latency)} ${py}m-4-4l8 8m0-8l-8 8` }));
+  line(`M${across(p.low)} ${py}H${across(p.high)}`);
+  const seen = p.measured && x(p.measured.latency);
+  if (seen && seen >= box.left && seen <= box.right) line(`M${seen} ${py}m-4-4l8 8m0-8l-8 8`);
 }
 
 function drawScatter(holder, group) {

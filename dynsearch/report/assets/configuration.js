@@ -101,9 +101,17 @@ function latencyBar(p, width) {
   if (full) root.append(
     svg("line", { class: "axis", x1: x(full.latency_mean_s), x2: x(full.latency_mean_s), y1: mid - 8, y2: mid + 8 }),
     svg("text", { x: Math.min(width - 2, x(full.latency_mean_s)), y: mid - 13, "text-anchor": "end" },
-        `full network ${quantity("_s", full.latency_mean_s)}`));
+        "full network, predicted"));
   root.append(svg("text", { x: 4, y: mid + 19, class: "faint" }, "0"));
   return root;
+}
+
+function fullText(p) {
+  const device = data.devices.find((d) => d.name === p.device);
+  const full = device && device.full.find((f) => f.dtype === p.dtype);
+  if (!full) return null;
+  const text = `${quantity("_s", full.costs.latency_mean_s)} predicted`;
+  return p.measured && full.measured ? `${text}, ${quantity("_s", full.measured)} measured` : text;
 }
 
 function configurationPanel(p, width) {
@@ -121,6 +129,7 @@ function configurationPanel(p, width) {
       ["latency predicted", `${quantity("_s", p.costs.latency_mean_s)} [${quantity("_s", p.low)}, ${quantity("_s", p.high)}]`],
       ["latency measured", p.measured ? quantity("_s", p.measured.latency) : "not measured"],
       ["speed-up", `${times(p.speed.predicted)} predicted` + (p.speed.measured ? `, ${times(p.speed.measured)} measured` : "")],
+      ["full network", fullText(p)],
       ["error selected", `${percent(p.selected.error)} (n = ${p.selected.n.toLocaleString("en")})`],
       ["error confirmed", p.confirmed ? `${percent(p.confirmed.error)} (n = ${p.confirmed.n.toLocaleString("en")})` : "not confirmed"],
       ["loss selected, points", `${signed(p.selected.loss)} \u00b1 ${(p.selected.se * 100).toFixed(1)}`],
