@@ -151,6 +151,7 @@ def bench(
     rows: Annotated[int, typer.Option(min=1, help="Texts timed for each configuration.")] = 400,
     configs: Annotated[int, typer.Option(min=1, help="Configurations timed.")] = 24,
     batch: Annotated[str, typer.Option(help="Batch sizes, separated by commas.")] = "1,8",
+    repeats: Annotated[int, typer.Option(min=1, help="Repeats of everything.")] = 5,
     json_: Json = False,
     quiet: Quiet = False,
 ) -> int:
@@ -162,7 +163,12 @@ def bench(
 
     with make_progress(quiet=quiet) as progress:
         result = main_job.bench(
-            run, rows=rows, configs=configs, batches=batches, progress=progress
+            run,
+            rows=rows,
+            configs=configs,
+            batches=batches,
+            repeats=repeats,
+            progress=progress,
         )
     return _finish(ctx, result, show.bench)
 

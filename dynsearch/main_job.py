@@ -157,7 +157,7 @@ def bench(
     rows: int = 400,
     configs: int = 24,
     batches: tuple[int, ...] = (1, 8),
-    seconds: float | None = None,
+    repeats: int = 5,
     progress: Progress,
 ) -> dict[str, Any]:
     """Time configurations of a run on this machine, beside their predictions.
@@ -179,7 +179,7 @@ def bench(
         rows=rows,
         configs=configs,
         batches=batches,
-        seconds=seconds,
+        repeats=repeats,
         on_progress=lambda share: progress.share(share),
     )
     report(run_dir)

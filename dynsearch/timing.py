@@ -41,7 +41,7 @@ def bench_run_folder(
     rows: int,
     configs: int,
     batches: Sequence[int],
-    seconds: float | None,
+    repeats: int,
     on_progress: Callable[[float], None] | None,
 ) -> dict[str, Any]:
     """Time configurations of a run on this machine and write `bench.json`.
@@ -83,7 +83,7 @@ def bench_run_folder(
         count=configs,
         num_rows=rows,
         minimum_rows=min(rows, 400),
-        seconds=seconds,
+        repeats=repeats,
         threads=opened.scene.workload.threads,
         on_progress=on_progress,
     )

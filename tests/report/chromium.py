@@ -101,9 +101,9 @@ class Browser:
                 windowsVirtualKeyCode=codes[name],
             )
 
-    def media(self, **features: str) -> None:
+    def media(self, kind: str = "", **features: str) -> None:
         wanted = [{"name": k.replace("_", "-"), "value": v} for k, v in features.items()]
-        self.call("Emulation.setEmulatedMedia", features=wanted)
+        self.call("Emulation.setEmulatedMedia", media=kind, features=wanted)
 
     def complaints(self) -> list[dict[str, Any]]:
         """Console errors and warnings, uncaught exceptions, log entries."""

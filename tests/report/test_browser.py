@@ -123,6 +123,14 @@ def test_dark_follows_the_system_and_the_button_overrides_it(page: chromium.Brow
     assert page.value(background) == light
 
 
+def test_paper_is_white_whatever_the_theme(page: chromium.Browser):
+    background = "getComputedStyle(document.body).backgroundColor"
+    page.media("print", prefers_color_scheme="dark")
+    assert page.value(background) == "rgb(255, 255, 255)"
+    page.value("document.documentElement.dataset.theme = 'dark'")
+    assert page.value(background) == "rgb(255, 255, 255)"
+
+
 @pytest.mark.parametrize("width", [390, 800])
 def test_nothing_is_wider_than_the_screen(browser: chromium.Browser, report: Path, width: int):
     browser.open(report, width=width)

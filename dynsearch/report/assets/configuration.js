@@ -115,7 +115,7 @@ function fullText(p) {
 }
 
 function configurationPanel(p, width) {
-  const inner = width - 34;
+  const inner = Math.max(240, width - 34);
   const panel = html("div", { class: "panel", "data-panel": p.id });
   panel.append(
     html("header", {}, html("b", {}, p.id), html("span", { class: "chip" }, symbolIcon(p.family, p.dominated), p.family),
