@@ -95,7 +95,9 @@ def search(
             "search": job.search.model_copy(update={"storage": redact_url(job.search.storage)})
         }
     )
-    run = create_run(run_folder(out, job.name, key), resolve_to_toml(safe), fresh=fresh)
+    run = create_run(
+        run_folder(out, job.name, key), resolve_to_toml(safe), fresh=fresh, seed=job.search.seed
+    )
     return _carry_on(job, run, material, progress)
 
 

@@ -21,9 +21,11 @@ import os
 import platform
 import shutil
 import socket
+import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +93,18 @@ def environment() -> dict[str, Any]:
     }
 
 
-def create_run(path: Path, job_toml: str, *, fresh: bool = False) -> Run:
+def source_commit() -> str | None:
+    """The git commit that this code was checked out at; None for an installed package."""
+    here = Path(__file__).resolve().parent
+    command = ["git", "-C", str(here), "rev-parse", "HEAD"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def create_run(path: Path, job_toml: str, *, fresh: bool = False, seed: int | None = None) -> Run:
     """Make a run folder, or open the one that is there.
 
     The folder is filled under another name and renamed, so that it is never half-written.
@@ -100,6 +113,7 @@ def create_run(path: Path, job_toml: str, *, fresh: bool = False) -> Run:
         path: Folder of the run, see `run_folder`.
         job_toml: The resolved job as TOML, without passwords.
         fresh: Delete what an earlier run of the same job left there.
+        seed: Of the search, for the record.
 
     Raises:
         InputError: as `open_run`; with `fresh`, when a driver still works there.
@@ -116,7 +130,14 @@ def create_run(path: Path, job_toml: str, *, fresh: bool = False) -> Run:
         for folder in ("traces", "fronts"):
             (made / folder).mkdir()
         (made / "job.toml").write_text(job_toml, encoding="utf-8")
-        record = {"schema_version": SCHEMA_VERSION, "study": path.name, **environment()}
+        record = {
+            "schema_version": SCHEMA_VERSION,
+            "study": path.name,
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "seed": seed,
+            "commit": source_commit(),
+            **environment(),
+        }
         text = json.dumps(record, indent=1)
         (made / "environment.json").write_text(text + "\n", encoding="utf-8")
         made.rename(path)

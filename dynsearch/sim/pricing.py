@@ -245,7 +245,7 @@ def _batch_pricer(
     entry = np.where(values > 0, of_bit[:, highest], 0).astype(np.int64)  # [used, 256]
     num_rows = tables.check.shape[1]
     if size == 1:
-        entry += np.bitwise_count(values) * num_lengths
+        entry += np.bitwise_count(values).astype(np.int64) * num_lengths
     full = None
     if wait:
         group = layout.slot // (8 * size)

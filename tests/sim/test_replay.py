@@ -68,10 +68,11 @@ def test_replay_equals_a_plain_loop_for_any_mix_of_policies(
     run_both(seed, Workload(batch=batch, max_len=20, sort=sort), count=4, n=n)
 
 
-def test_more_policies_than_one_block_and_more_rows_than_one_sorting_window() -> None:
+def test_more_policies_rows_and_lengths_than_fit_a_block_a_window_or_a_byte() -> None:
     rng = np.random.default_rng(5)
-    trace, cost = make_trace(rng, 301, LAYERS), make_cost(rng, LAYERS, 8)
-    load = Workload(batch=8, max_len=20, sort=True)
+    trace = make_trace(rng, 301, LAYERS, max_len=80)
+    cost = make_cost(rng, LAYERS, 8, max_len=80)
+    load = Workload(batch=8, max_len=80, sort=True)
     policies = make_policies(rng, LAYERS, 700)
     got = replay(trace, policies, cost, workload=load, correct_full=np.ones(301, dtype=bool))
     for p in (0, 255, 256, 699):
