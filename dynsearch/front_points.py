@@ -42,7 +42,8 @@ from search_spaces.candidate import (
 from search_spaces.codec import candidate_hash, candidate_to_dict
 from search_spaces.lowering.encoder import lower
 
-MAX_POINTS = 32  # per device and number format, named points not counted
+MAX_POINTS = 32  # per number format, shared by the devices; named points not counted
+MIN_POINTS = 8  # of one device
 STATIC_LAYERS = (2, 3, 4)
 Z90 = 1.645
 MAX_FLOP_LENGTHS = 12
@@ -113,7 +114,9 @@ def choose(
     """
     cost = next(name for name in objectives if name != "error")
     found: dict[tuple[int, str], Chosen] = {}
-    for device in dict.fromkeys(p.device for p in parts):
+    devices = tuple(dict.fromkeys(p.device for p in parts))
+    limit = max(MIN_POINTS, MAX_POINTS // len(devices))
+    for device in devices:
         for dtype in full.outer:
             mine = [
                 p
@@ -124,7 +127,7 @@ def choose(
                 continue
             union = merge(mine, objectives)
             plane = np.stack([union.error_bound, union.costs[cost]], axis=1)
-            rows = set(thin_front(plane, MAX_POINTS).tolist())
+            rows = set(thin_front(plane, limit).tolist())
             for level in LOSS_LEVELS:
                 allowed = np.flatnonzero(union.error_bound <= full.error + level + 1e-12)
                 if allowed.size:
@@ -132,7 +135,6 @@ def choose(
             for i in sorted(rows):
                 trial = int(union.trial[i])
                 _add(found, trial, outers[trial], union.policies.take(np.array([i])), device)
-    devices = tuple(dict.fromkeys(p.device for p in parts))
     layers = full.trace.num_layers
     for outer in full.outer.values():
         for depth in (*(k for k in STATIC_LAYERS if k < layers), layers):
@@ -202,7 +204,7 @@ def make_points(
                 points.append(_point(one, device, predicted, replayed, p, objectives))
         if on_progress is not None:
             on_progress((i + 1) / len(groups))
-    inside = [p for p in points if _within(p, budgets[p.device])]
+    inside = [p for p in points if _within(p, budgets.get(p.device, {}))]
     named = {(p.id, p.device): p for p in mark_named(inside, full.error)}
     return flag_dominated([named.get((p.id, p.device), p) for p in points])
 
@@ -340,15 +342,24 @@ def confirm(
     *,
     scene: Scene,
     full_report: Trace,
-    report_trace: Callable[[Chosen], Trace],
+    report_trace: Callable[[Chosen, int], Trace],
     on_progress: Callable[[float], None] | None = None,
 ) -> tuple[FrontPoint, ...]:
-    """The points with `confirmed` figures from the report rows. Selects and removes nothing."""
+    """The points with `confirmed` figures from the report rows. Selects and removes nothing.
+
+    Args:
+        points: Frozen points.
+        chosen: What they stand for.
+        scene: Devices, workload, classes.
+        full_report: The full network's trace of the report rows.
+        report_trace: Trace of the report rows for an outer setting, down to a depth.
+        on_progress: Gets the share that is done.
+    """
     correct = full_report.logits[:, -1].argmax(axis=-1) == full_report.labels
     found: dict[str, Confirmed] = {}
     groups = _by_outer(chosen)
     for i, group in enumerate(groups):
-        trace = report_trace(group[0])
+        trace = report_trace(group[0], max(int(c.policies.depth[0]) for c in group))
         replayer = scene.replayer(group[0].outer, trace, correct)
         replayed = replayer.run(
             PolicyBatch.concat([c.policies for c in group]), ["latency_mean_s"]

@@ -27,6 +27,7 @@ from dynsearch.job_tables import (
     ModelTable,
     Names,
     ObjectiveNames,
+    OptionalNames,
     SearchTable,
     Table,
     TrainingTable,
@@ -45,6 +46,7 @@ class Job(Table):
     schema_version: Annotated[int, Field(ge=SCHEMA_VERSION, le=SCHEMA_VERSION)]
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
     devices: Names = ("local",)
+    score_on: OptionalNames = ()
     objectives: ObjectiveNames = ("error", "latency_mean_s")
     model: ModelTable
     data: DataTable
@@ -61,7 +63,7 @@ class Job(Table):
         """The file that the job came from, for messages."""
         return self._source
 
-    @field_validator("devices", "objectives")
+    @field_validator("devices", "objectives", "score_on")
     @classmethod
     def _distinct(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         if len(set(names)) < len(names):
@@ -227,4 +229,7 @@ def _with_absolute_paths(job: Job, base: Path) -> Job:
     model = job.model.model_copy(update={"folder": absolute(job.model.folder)})
     data = job.data.model_copy(update={"file": absolute(job.data.file)})
     devices = tuple(device_path(name, base) for name in job.devices)
-    return job.model_copy(update={"model": model, "data": data, "devices": devices})
+    scored = tuple(device_path(name, base) for name in job.score_on)
+    return job.model_copy(
+        update={"model": model, "data": data, "devices": devices, "score_on": scored}
+    )

@@ -47,7 +47,9 @@ def world_problems(
         backbone = found[0] if found else ANY_BACKBONE
     problems += _told(lambda: _check_space(raw.get("space"), backbone, file), file, "space")
     problems += _length_problems(_table(raw, "workload").get("max_len"), backbone, file)
-    return problems + _device_problems(raw.get("devices"), file, base, check_files)
+    for key in ("devices", "score_on"):
+        problems += _device_problems(key, raw.get(key), file, base, check_files)
+    return problems
 
 
 def device_path(name: str, base: Path) -> str:
@@ -57,7 +59,9 @@ def device_path(name: str, base: Path) -> str:
     return str((base / Path(name).expanduser()).resolve())
 
 
-def _device_problems(devices: Any, file: str, base: Path, check_files: bool) -> list[Problem]:
+def _device_problems(
+    key: str, devices: Any, file: str, base: Path, check_files: bool
+) -> list[Problem]:
     """Devices of the job that cannot be loaded, with the reason that the loader gives."""
     problems: list[Problem] = []
     for i, name in enumerate(devices if isinstance(devices, list | tuple) else ()):
@@ -68,7 +72,7 @@ def _device_problems(devices: Any, file: str, base: Path, check_files: bool) -> 
         try:
             load_device(device_path(name, base))
         except InputError as error:
-            in_job = Problem(file, f"devices[{i}]", f'"{name}"', error.problems[0].message)
+            in_job = Problem(file, f"{key}[{i}]", f'"{name}"', error.problems[0].message)
             problems += error.problems if name.endswith(".toml") else [in_job]
     return problems
 

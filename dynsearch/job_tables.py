@@ -38,6 +38,7 @@ def _known(names: tuple[str, ...], what: str) -> AfterValidator:
 
 
 Names = Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
+OptionalNames = Annotated[tuple[str, ...], Field(strict=False)]
 ObjectiveName = Annotated[str, _known(OBJECTIVES, "is no objective")]
 ObjectiveNames = Annotated[tuple[ObjectiveName, ...], Field(strict=False, min_length=1)]
 BudgetName = Annotated[str, _known(COSTS, "cannot be budgeted")]

@@ -263,10 +263,15 @@ def _finish(
         exit_batching=opened.exit_batching,
     )
     chosen = choose(parts, outers, full, problem.objectives)
+    searched = {d.name for d in scene.devices}
+    elsewhere = tuple(d for d in opened.scored if d.name not in searched)
+    names = tuple(d.name for d in elsewhere)
+    chosen = [replace(one, devices=(*one.devices, *names)) for one in chosen]
+    priced = replace(scene, devices=(*scene.devices, *elsewhere))
     search_trace = _kept_traces(opened, outers, traces)
     points = make_points(
         chosen,
-        scene=scene,
+        scene=priced,
         full=full,
         objectives=problem.objectives,
         budgets=problem.budgets,
@@ -293,8 +298,10 @@ def _finish(
             chosen,
             scene=scene,
             full_report=full_report,
-            report_trace=lambda one: (
-                full_report if one.outer == full_outer else quality.record(one.outer, "report")
+            report_trace=lambda one, depth: (
+                full_report
+                if one.outer == full_outer
+                else quality.record(one.outer, "report", depth=depth)
             ),
             on_progress=lambda share: progress.share(share),
         )

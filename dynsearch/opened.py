@@ -36,6 +36,7 @@ class Opened:
     material: Material
     quality: SupernetQuality
     scene: Scene
+    scored: tuple[Device, ...]  # the front that is found is priced on these, too
 
     @property
     def settings(self) -> dict[int, Candidate]:
@@ -74,8 +75,9 @@ def open_all(job: Job, run: Run, material: Material, progress: Progress) -> Open
         runtime=job.workload.runtime,
     )
     devices = tuple(_device(name, job, run, progress) for name in job.devices)
+    scored = tuple(_device(name, job, run, progress) for name in job.score_on)
     scene = Scene(devices=devices, workload=workload, num_classes=len(material.labels))
-    return Opened(job=job, run=run, material=material, quality=quality, scene=scene)
+    return Opened(job=job, run=run, material=material, quality=quality, scene=scene, scored=scored)
 
 
 def reopen(run: Run) -> Opened:

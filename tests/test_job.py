@@ -275,7 +275,6 @@ def test_what_may_change_while_a_run_continues_leaves_the_hash(path: str, value:
     [
         ("search.seed", 1),
         ("search.sampler", "random"),
-        ("search.inner", "none"),
         ("training.epochs", 5),
         ("workload.batch", 8),
         ("objectives", ["error", "peak_bytes"]),

@@ -248,15 +248,16 @@ class DynamicEncoder:
             keep_counts(state.original, np.asarray(plan.keep_rate[layer])), state.n
         )
         gap = np.full(size, np.inf, dtype=np.float32)
-        if (counts < state.n).any():
+        dropping = bool((counts < state.n).any())
+        if dropping or q.requires_grad:  # backward through the fused kernel is slow on a CPU
             context, received = _attend_with_importance(q, k, v, mask)
-            positions, gap = _kept_positions(received, state.n, counts, record is not None)
-            context = context.transpose(1, 2).reshape(size, width, hidden)
-            x, context = _take(x, positions), _take(context, positions)
         else:
             wide = None if mask is None else mask[:, None, None]
             context = functional.scaled_dot_product_attention(q, k, v, attn_mask=wide)
-            context = context.transpose(1, 2).reshape(size, width, hidden)
+        context = context.transpose(1, 2).reshape(size, width, hidden)
+        if dropping:
+            positions, gap = _kept_positions(received, state.n, counts, record is not None)
+            x, context = _take(x, positions), _take(context, positions)
         if record is not None:
             record.skim_gap.append(gap)
         context = functional.linear(context, w[name + "out.weight"], w[name + "out.bias"])

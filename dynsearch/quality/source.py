@@ -6,7 +6,7 @@ import hashlib
 import time
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -49,13 +49,21 @@ class SupernetQuality:
             self._cast[dtype] = DynamicEncoder(self.config, self.weights).to(dtype)
         return self._cast[dtype]
 
-    def record(self, outer: Candidate, split: str) -> Trace:
-        """Run the network of `outer` at full depth over `split`, no exit taken."""
+    def record(self, outer: Candidate, split: str, *, depth: int | None = None) -> Trace:
+        """Run the network of `outer` over `split`, no exit taken.
+
+        Args:
+            outer: The setting.
+            split: Name of the rows.
+            depth: Layers to run; None: all. Layers above it stay zero in the trace, which then
+                serves policies up to that depth only.
+        """
         start = time.perf_counter()
         data = self.splits[split]
         plan = plan_of(outer)
+        plan = replace(plan, depth=min(plan.depth, depth or plan.depth))
         model = self.encoder(outer.dtype)
-        size, layers = len(data.tokens), plan.depth
+        size, layers = len(data.tokens), self.config.num_layers
         most = max(1, *plan.num_experts)
         logits = np.zeros((size, layers, self.num_classes), dtype=np.float32)
         layer_in = np.zeros((size, layers), dtype=np.int32)
@@ -69,7 +77,7 @@ class SupernetQuality:
             ids, n = data.tokens.batch(rows)
             seen = Record()
             model.record(plan, ids, n, seen)
-            for layer in range(layers):
+            for layer in range(plan.depth):
                 logits[rows, layer] = seen.logits[layer].numpy()
                 layer_in[rows, layer] = seen.tokens_layer[layer]
                 ffn_in[rows, layer] = seen.tokens_ffn[layer]
@@ -93,6 +101,7 @@ class SupernetQuality:
                 "outer": candidate_to_dict(outer),
                 "outer_hash": candidate_hash(outer),
                 "dtype": outer.dtype,
+                "depth": plan.depth,
                 "seconds": time.perf_counter() - start,
             },
         )

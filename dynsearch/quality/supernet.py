@@ -194,7 +194,9 @@ def _train(
     heads = [v for k, v in state.items() if k.startswith("heads.")]
     rates = (training.learning_rate, training.head_learning_rate)
     optimizer = torch.optim.AdamW(
-        [{"params": body, "lr": rates[0]}, {"params": heads, "lr": rates[1]}], weight_decay=0.01
+        [{"params": body, "lr": rates[0]}, {"params": heads, "lr": rates[1]}],
+        weight_decay=0.01,
+        fused=True,
     )
     steps = training.epochs * math.ceil(len(train.tokens) / training.batch)
     for step, rows in zip(range(steps), _endless(train.tokens, training.batch, rng), strict=False):
