@@ -318,14 +318,16 @@ def full_costs(points: Sequence[FrontPoint]) -> tuple[FullCost, ...]:
 
 
 def flag_dominated(points: Sequence[FrontPoint]) -> tuple[FrontPoint, ...]:
-    """The same points; `dominated` where another of the same device is no worse and better once.
+    """The same points; `dominated` where a rival is no worse and better once.
+
+    Rivals are the points of the same device and number format.
 
     Compared are error (confirmed where it is known, else its bound) and the mean latency.
     """
     out = []
     for p in points:
         mine = _place(p)
-        rivals = (_place(q) for q in points if q.device == p.device)
+        rivals = (_place(q) for q in points if (q.device, q.dtype) == (p.device, p.dtype))
         beaten = any(r[0] <= mine[0] and r[1] <= mine[1] and r != mine for r in rivals)
         out.append(replace(p, dominated=beaten))
     return tuple(out)

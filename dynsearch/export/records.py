@@ -90,7 +90,7 @@ class FrontPoint:
     selected: Selected
     confirmed: Confirmed | None
     error_bound: float  # full network's error + paired loss + 1.28 standard errors
-    dominated: bool  # by another point of its device, after confirmation
+    dominated: bool  # by a point of its device and dtype, after confirmation
     named: tuple[float, ...]  # loss levels for which this is the named point of its dtype
     predicted: Predicted
     fidelity: str

@@ -33,7 +33,7 @@ CSV_COLUMNS: dict[str, str] = {
     "expert_granularity": "Whether a router chooses experts per token or once per sequence.",
     "named": "Allowed losses for which this is the fastest allowed configuration of its device "
     "and dtype, chosen before the report rows were opened.",
-    "dominated": "After confirmation another configuration on the device is no worse in error "
+    "dominated": "After confirmation another of its device and dtype is no worse in error "
     "and cost and better in one.",
     "fidelity": "replay = search rows only, confirmed = also report rows, measured = also timed.",
     "selected_error": "Share of wrong answers on the search rows (plain estimate).",

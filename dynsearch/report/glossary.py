@@ -22,8 +22,8 @@ WORDS: dict[str, str] = {
     "worst case": "A full batch at the longest length, every check paid, no exit taken.",
     "predicted": "From the cost model, with the search rows' activity; interval 90 %.",
     "measured": "From a stopwatch around the running model, on this machine.",
-    "dominated": "After confirmation another configuration on the device is no worse in error and "
-    "cost and better in one; shown hollow.",
+    "dominated": "After confirmation another one of its device and number format is no worse in "
+    "error and cost and better in one; shown hollow.",
     "exit": "A classifier after a layer; the input leaves when the score reaches the threshold.",
     "exit rate": "Share of all inputs that leave after a layer.",
     "keep rate": "Share of an input's own tokens that is alive after a layer.",
