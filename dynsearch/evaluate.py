@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,7 +21,14 @@ from dynsearch.search.inner import InnerProblem, search_inner
 from dynsearch.search.types import DeviceFront, PassFronts, PassInner
 from dynsearch.sim.layer_cost import LayerCost, build_layer_cost
 from dynsearch.sim.replay import Replayer
-from search_spaces.candidate import Candidate, PolicyBatch, stack, tokens_per_layer, with_policies
+from search_spaces.candidate import (
+    Candidate,
+    PolicyBatch,
+    stack,
+    static_policies,
+    tokens_per_layer,
+    with_policies,
+)
 from search_spaces.inner import InnerSpace
 from search_spaces.workload import Workload
 
@@ -29,6 +36,7 @@ F64 = NDArray[np.float64]
 Costs = dict[str, dict[str, float]]  # device -> cost -> value, SI units
 
 BUILDER = "dynsearch.evaluate:build"
+DEPTH = "dynsearch.evaluate:build_depth"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,8 +77,9 @@ def build(spec: Mapping[str, Any]) -> PassInner:
     correct_full = reference.logits[:, -1].argmax(axis=-1) == reference.labels
 
     def end_of_pass(outer: Candidate, trace: Trace) -> PassFronts:
+        outer = replace(outer, depth=trace.num_layers)
         problem = InnerProblem(
-            space=spec["inner_space"],
+            space=_down_to(spec["inner_space"], trace.depth),
             cost=spec["cost"],
             budgets=spec["budgets"],
             also=spec["also"],
@@ -100,6 +109,49 @@ def build(spec: Mapping[str, Any]) -> PassInner:
     return end_of_pass
 
 
+def build_depth(spec: Mapping[str, Any]) -> Callable[[Candidate], int]:
+    """How many layers of a setting are worth running, from the keys that `inner_spec` gives.
+
+    A policy costs at least as much worst-case latency and memory as its depth without early
+    exits, so deeper layers than fit the budgets on some device are reached by no policy.
+    """
+    scene = Scene(
+        devices=spec["devices"], workload=spec["workload"], num_classes=spec["num_classes"]
+    )
+    space: InnerSpace = spec["inner_space"]
+
+    def deepest(outer: Candidate) -> int:
+        depths = np.arange(space.min_depth, space.max_depth + 1)
+        policies = static_policies(
+            depths,
+            num_layers=outer.backbone.num_layers,
+            exit_batching=space.exit_batching[0],
+        )
+        workload = scene.workload
+        worst = scene.layer_cost(outer).worst_s(
+            policies, batch=workload.batch, max_len=workload.max_len
+        )
+        costs = {"latency_worst_s": worst, "peak_bytes": scene.peak_bytes(outer, policies)[None]}
+        fits = np.zeros(depths.size, dtype=bool)
+        for d, device in enumerate(scene.devices):
+            here = np.ones(depths.size, dtype=bool)
+            for name, limit in spec["budgets"].get(device.name, {}).items():
+                if name in costs:
+                    here &= np.broadcast_to(costs[name], worst.shape)[d] <= limit
+            fits |= here
+        return int(depths[fits].max(initial=space.min_depth))
+
+    return deepest
+
+
+def _down_to(space: InnerSpace, depth: int) -> InnerSpace:
+    """The policies of a space that end at or above `depth`."""
+    most = min(space.max_depth, depth)
+    return replace(
+        space, max_depth=most, exit_layers=tuple(x for x in space.exit_layers if x < most)
+    )
+
+
 def inner_spec(
     scene: Scene,
     *,
@@ -112,6 +164,7 @@ def inner_spec(
     costs = [name for name in objectives if name != "error"]
     return {
         "builder": BUILDER,
+        "depth": DEPTH,
         "devices": scene.devices,
         "workload": scene.workload,
         "num_classes": scene.num_classes,

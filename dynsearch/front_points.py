@@ -32,17 +32,16 @@ from dynsearch.search.fronts import MergedFront, merge
 from dynsearch.search.pareto import thin_front
 from dynsearch.sim.replay import Replayed
 from search_spaces.candidate import (
-    CRITERIA,
-    EXIT_BATCHING,
     Candidate,
     PolicyBatch,
     apply_policy,
     stack,
+    static_policies,
 )
 from search_spaces.codec import candidate_hash, candidate_to_dict
 from search_spaces.lowering.encoder import lower
 
-MAX_POINTS = 32  # per number format, shared by the devices; named points not counted
+MAX_POINTS = 24  # per number format, shared by the devices; named points not counted
 MIN_POINTS = 8  # of one device
 STATIC_LAYERS = (2, 3, 4)
 Z90 = 1.645
@@ -85,19 +84,6 @@ class FullNetwork:
         return right
 
 
-def static_policy(num_layers: int, depth: int, exit_batching: str) -> PolicyBatch:
-    """The policy that runs `depth` layers and checks nothing."""
-    return PolicyBatch(
-        depth=np.array([depth]),
-        exit_on=np.zeros((1, num_layers), dtype=bool),
-        criterion=np.array([CRITERIA.index("max_prob")]),
-        thresholds=np.full((1, num_layers), np.inf),
-        patience=np.zeros(1, dtype=np.int64),
-        temperature=np.ones(1),
-        exit_batching=np.array([EXIT_BATCHING.index(exit_batching)]),
-    )
-
-
 def choose(
     parts: Sequence[MergedFront],
     outers: Mapping[int, Candidate],
@@ -138,7 +124,7 @@ def choose(
     layers = full.trace.num_layers
     for outer in full.outer.values():
         for depth in (*(k for k in STATIC_LAYERS if k < layers), layers):
-            policy = static_policy(layers, depth, full.exit_batching)
+            policy = static_policies([depth], num_layers=layers, exit_batching=full.exit_batching)
             for device in devices:
                 _add(found, full.trial, outer, policy, device)
     return list(found.values())
@@ -166,7 +152,7 @@ def make_points(
     full: FullNetwork,
     objectives: Sequence[str],
     budgets: Mapping[str, Mapping[str, float]],
-    search_trace: Callable[[Chosen], Trace],
+    search_trace: Callable[[Chosen, int], Trace],
     on_progress: Callable[[float], None] | None = None,
 ) -> tuple[FrontPoint, ...]:
     """Points with selected and predicted figures, nothing confirmed yet.
@@ -176,7 +162,7 @@ def make_points(
     points: list[FrontPoint] = []
     groups = _by_outer(chosen)
     for i, group in enumerate(groups):
-        trace = search_trace(group[0])
+        trace = search_trace(group[0], _deepest(group))
         replayer = scene.replayer(group[0].outer, trace, full.correct)
         policies = PolicyBatch.concat([c.policies for c in group])
         replayed = replayer.run(policies)
@@ -218,6 +204,10 @@ def _by_outer(chosen: Sequence[Chosen]) -> list[list[Chosen]]:
     for c in chosen:
         groups.setdefault(candidate_hash(c.outer), []).append(c)
     return list(groups.values())
+
+
+def _deepest(group: Sequence[Chosen]) -> int:
+    return max(int(c.policies.depth[0]) for c in group)
 
 
 def _predicted(
@@ -361,7 +351,7 @@ def confirm(
     found: dict[str, Confirmed] = {}
     groups = _by_outer(chosen)
     for i, group in enumerate(groups):
-        trace = report_trace(group[0], max(int(c.policies.depth[0]) for c in group))
+        trace = report_trace(group[0], _deepest(group))
         replayer = scene.replayer(group[0].outer, trace, correct)
         replayed = replayer.run(
             PolicyBatch.concat([c.policies for c in group]), ["latency_mean_s"]

@@ -301,7 +301,7 @@ def _finish(
             report_trace=lambda one, depth: (
                 full_report
                 if one.outer == full_outer
-                else quality.record(one.outer, "report", depth=depth)
+                else quality.record(replace(one.outer, depth=depth), "report")
             ),
             on_progress=lambda share: progress.share(share),
         )
@@ -314,16 +314,18 @@ def _finish(
 
 def _kept_traces(
     opened: Opened, outers: Mapping[int, Candidate], traces: Mapping[int, Path]
-) -> Callable[[Chosen], Trace]:
+) -> Callable[[Chosen, int], Trace]:
     """Search traces by outer setting: from the run folder, else a pass that is run now."""
     by_outer = {outer: traces[n] for n, outer in outers.items() if n in traces}
 
-    def find(one: Chosen) -> Trace:
+    def find(one: Chosen, depth: int) -> Trace:
         path = by_outer.get(one.outer)
         if path is not None:
-            return load_trace(path, opened.quality.weights_hash)
+            trace = load_trace(path, opened.quality.weights_hash)
+            if trace.depth >= depth:
+                return trace
         with all_cores():
-            return opened.quality.record(one.outer, "search")
+            return opened.quality.record(replace(one.outer, depth=depth), "search")
 
     return find
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -13,6 +14,8 @@ from dynsearch.opened import Opened
 from dynsearch.search.study import anchor_costs
 from dynsearch.search.types import SearchProblem
 from search_spaces.candidate import Candidate
+from search_spaces.codec import candidate_hash
+from search_spaces.space import SearchSpace
 
 ANCHOR_SETTINGS = 12  # outer settings whose shallowest cost bounds the anchors from below
 SHOWN = ("latency_mean_s", "latency_worst_s", "peak_bytes", "time_per_sample_s")
@@ -44,10 +47,7 @@ def make_problem(opened: Opened) -> tuple[SearchProblem, dict[str, Costs]]:
         }
         for device in scene.devices
     }
-    rng = np.random.default_rng(0)
-    tried = [replace(full, dtype=d) for d in dtypes]
-    tried += [space.decode(p) for p in space.sample_outer(rng, ANCHOR_SETTINGS)]
-    shallow = [price(outer, space.inner.min_depth) for outer in tried]
+    shallow = [price(outer, space.inner.min_depth) for outer in _cheap_settings(space)]
     _check_budgets(opened, budgets, shallow)
     anchors = {}
     for device in scene.devices:
@@ -72,26 +72,51 @@ def make_problem(opened: Opened) -> tuple[SearchProblem, dict[str, Costs]]:
     return problem, by_dtype
 
 
+def _cheap_settings(space: SearchSpace) -> list[Candidate]:
+    """Outer settings among which the cheapest one lies: plain, cut as far as allowed, and drawn.
+
+    Cutting does not always pay (a drop of tokens costs an explicit softmax), hence all three.
+    """
+    plain = [{**space.full_params(), "dtype": d} for d in space.table.dtype]
+    settings = list(plain)
+    names, skim, experts = list(space.outer_domains()), space.table.skim, space.table.experts
+    if skim is not None:
+        kept = {n: min(skim.keep) for n in names if n.startswith("keep_after_")}
+        settings += [one | kept for one in plain]
+    if experts is not None:
+        shares = {n: min(experts.active) for n in names if n.startswith("active_")}
+        whole = list(settings)
+        for kind, count in itertools.product(experts.granularity, experts.counts):
+            split = {n: count for n in names if n.startswith("experts_")}
+            settings += [one | shares | split | {"granularity": kind} for one in whole]
+    settings += space.sample_outer(np.random.default_rng(0), ANCHOR_SETTINGS)
+    distinct = {candidate_hash(c): c for c in map(space.decode, map(space.normalise, settings))}
+    return list(distinct.values())
+
+
 def _check_budgets(
     opened: Opened, budgets: Mapping[str, Mapping[str, float]], shallow: list[Costs]
 ) -> None:
-    """Refuse budgets that no candidate can be within on any device, naming the one that binds."""
-    worst: tuple[float, str, float, float, str] | None = None
+    """Refuse budgets that no candidate meets together on any device, naming the one that binds."""
+    nearest: list[tuple[float, str, float, float, str]] = []
     for device, limits in budgets.items():
-        gaps = []
-        for name, limit in limits.items():
-            best = min(found[device][name] for found in shallow)
-            gaps.append((best / limit, name, limit, best, device))
-        if not gaps or max(gaps)[0] <= 1.0:
+        if not limits:
             return
-        if worst is None or max(gaps) < worst:
-            worst = max(gaps)
-    if worst is not None:
-        _, name, limit, best, device = worst
-        raise InputError.one(
-            opened.job.source,
-            f"budgets.{name}",
-            f"{limit:.4g}",
-            f"impossible on {device}: the cheapest candidate needs {best:.4g}; "
-            f"allow at least {best * 1.02:.4g}, or a smaller space.exits.min_depth",
-        )
+        excess = [
+            max(
+                (found[device][n] / limit, n, limit, found[device][n])
+                for n, limit in limits.items()
+            )
+            for found in shallow
+        ]
+        if min(excess)[0] <= 1.0:
+            return
+        nearest.append((*min(excess), device))
+    _, name, limit, needed, device = min(nearest)
+    raise InputError.one(
+        opened.job.source,
+        f"budgets.{name}",
+        f"{limit:.4g}",
+        f"impossible on {device}: the candidate that comes nearest needs {needed:.4g}; "
+        f"allow at least {needed * 1.02:.4g}, or a smaller space.exits.min_depth",
+    )

@@ -281,6 +281,23 @@ def policies_of(candidates: list[Candidate]) -> PolicyBatch:
     return stack(candidates).policies()
 
 
+def static_policies(
+    depths: NDArray[Any] | list[int], *, num_layers: int, exit_batching: str
+) -> PolicyBatch:
+    """Policies that run so many layers [P] and take no early exit."""
+    depth = np.asarray(depths, dtype=np.int64)
+    size = depth.size
+    return PolicyBatch(
+        depth=depth,
+        exit_on=np.zeros((size, num_layers), dtype=bool),
+        criterion=np.zeros(size, dtype=np.int64),
+        thresholds=np.full((size, num_layers), np.inf),
+        patience=np.zeros(size, dtype=np.int64),
+        temperature=np.ones(size),
+        exit_batching=np.full(size, EXIT_BATCHING.index(exit_batching)),
+    )
+
+
 def apply_policy(outer: Candidate, policies: PolicyBatch, i: int) -> Candidate:
     """`outer` with the depth and exits of policy i; layers above the depth are cut away."""
     depth = int(policies.depth[i])

@@ -13,12 +13,11 @@ from dynsearch.front_points import (
     choose,
     flag_dominated,
     mean_flops,
-    static_policy,
 )
 from dynsearch.quality.trace import Trace
 from dynsearch.search.fronts import MergedFront
 from search_spaces.backbones import load_backbone
-from search_spaces.candidate import Candidate, Exits, PolicyBatch, Skim, stack
+from search_spaces.candidate import Candidate, Exits, Skim, stack, static_policies
 from search_spaces.lowering.encoder import lower
 
 BACKBONE = load_backbone("minilm-l6")
@@ -93,7 +92,8 @@ def trace(error: float, rows: int = 100) -> Trace:
 
 
 def merged(trial: int, bounds: list[float], costs: list[float]) -> MergedFront:
-    policies = PolicyBatch.concat([static_policy(6, 1 + i, "serial") for i in range(len(bounds))])
+    depths = [1 + i for i in range(len(bounds))]
+    policies = static_policies(depths, num_layers=6, exit_batching="serial")
     return MergedFront(
         device="a",
         trial=np.full(len(bounds), trial),

@@ -158,6 +158,19 @@ def test_selected_and_confirmed_figures_are_what_real_execution_gives(found, hom
 
 
 @pytest.mark.ray
+def test_layers_that_no_budget_admits_are_not_run(found):
+    """All layers cost more than 0.98 of the full network's worst case, unless cut."""
+    depths = {}
+    for file in (Path(found["run"]) / "traces").glob("*.npz"):
+        trace = load_trace(file)
+        depths[int(file.name.partition("-")[0])] = trace.depth
+        assert (trace.logits[:, trace.depth :] == 0).all()
+        assert (trace.logits[:, : trace.depth] != 0).any(axis=(0, 2)).all()
+    assert depths[0] == 4  # the full network is the reference of every loss
+    assert min(depths.values()) < 4
+
+
+@pytest.mark.ray
 def test_the_same_job_again_is_the_same_finished_run(found, home):
     before = {p: p.stat().st_mtime_ns for p in Path(found["run"]).glob("traces/*")}
     again = run_job(home)

@@ -49,19 +49,14 @@ class SupernetQuality:
             self._cast[dtype] = DynamicEncoder(self.config, self.weights).to(dtype)
         return self._cast[dtype]
 
-    def record(self, outer: Candidate, split: str, *, depth: int | None = None) -> Trace:
-        """Run the network of `outer` over `split`, no exit taken.
+    def record(self, outer: Candidate, split: str) -> Trace:
+        """Run the first `outer.depth` layers of a setting over `split`, no exit taken.
 
-        Args:
-            outer: The setting.
-            split: Name of the rows.
-            depth: Layers to run; None: all. Layers above it stay zero in the trace, which then
-                serves policies up to that depth only.
+        Layers above the depth stay zero in the trace, which serves policies down to it only.
         """
         start = time.perf_counter()
         data = self.splits[split]
-        plan = plan_of(outer)
-        plan = replace(plan, depth=min(plan.depth, depth or plan.depth))
+        plan, whole = plan_of(outer), replace(outer, depth=self.config.num_layers)
         model = self.encoder(outer.dtype)
         size, layers = len(data.tokens), self.config.num_layers
         most = max(1, *plan.num_experts)
@@ -98,8 +93,8 @@ class SupernetQuality:
                 "weights_hash": self.weights_hash,
                 "split": split,
                 "split_hash": split_hash(data),
-                "outer": candidate_to_dict(outer),
-                "outer_hash": candidate_hash(outer),
+                "outer": candidate_to_dict(whole),
+                "outer_hash": candidate_hash(whole),
                 "dtype": outer.dtype,
                 "depth": plan.depth,
                 "seconds": time.perf_counter() - start,

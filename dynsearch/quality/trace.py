@@ -49,6 +49,12 @@ class Trace:
         """L."""
         return int(self.logits.shape[1])
 
+    @property
+    def depth(self) -> int:
+        """Layers that were run; those above it hold zeros."""
+        depth = self.header.get("depth", self.num_layers)
+        return depth if isinstance(depth, int) else self.num_layers
+
 
 _ARRAYS: tuple[str, ...] = (
     "logits",

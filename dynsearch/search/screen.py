@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dynsearch.search.types import F64
-from search_spaces.candidate import EXIT_BATCHING, Candidate, PolicyBatch, apply_policy
+from search_spaces.candidate import Candidate, apply_policy, static_policies
 
 # Lower ends of the cost intervals of B candidates: by device, by budgeted cost, [B] in SI units.
 # A cost that is left out is not screened.
@@ -22,15 +22,8 @@ LowerBound = Callable[[Sequence[Candidate]], Mapping[str, Mapping[str, F64]]]
 
 def shallowest(outer: Candidate, min_depth: int) -> Candidate:
     """The candidate cut to `min_depth` layers, with no exit before the last."""
-    layers = outer.backbone.num_layers
-    policy = PolicyBatch(
-        depth=np.array([min_depth]),
-        exit_on=np.zeros((1, layers), dtype=bool),
-        criterion=np.zeros(1, dtype=np.int64),
-        thresholds=np.full((1, layers), np.inf),
-        patience=np.zeros(1, dtype=np.int64),
-        temperature=np.ones(1),
-        exit_batching=np.array([EXIT_BATCHING.index(outer.exit_batching)]),
+    policy = static_policies(
+        [min_depth], num_layers=outer.backbone.num_layers, exit_batching=outer.exit_batching
     )
     return apply_policy(outer, policy, 0)
 

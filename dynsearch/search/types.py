@@ -38,7 +38,7 @@ class QualitySource(Protocol):
         """Error of always answering the most frequent class of a split."""
 
     def record(self, outer: Candidate, split: str) -> Trace:
-        """Run the network with the outer knobs of `outer` over a split, no exit taken."""
+        """Run the first `outer.depth` layers of a setting over a split, no exit taken."""
 
     def payload(self) -> dict[str, Any]:
         """Numpy arrays and plain values from which `from_payload` rebuilds the source."""
@@ -126,6 +126,14 @@ def build_inner(spec: Mapping[str, Any]) -> PassInner:
     """The inner search that a spec describes."""
     inner: PassInner = resolve(str(spec["builder"]))(spec)
     return inner
+
+
+def build_depth(spec: Mapping[str, Any]) -> Callable[[Candidate], int] | None:
+    """How many layers of a setting are worth running; None where a spec does not say."""
+    if "depth" not in spec:
+        return None
+    depth: Callable[[Candidate], int] = resolve(str(spec["depth"]))(spec)
+    return depth
 
 
 def target_of(thing: type) -> str:

@@ -15,7 +15,7 @@ import sys
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -25,6 +25,7 @@ from dynsearch.search.types import (
     PassFronts,
     PassInner,
     QualitySource,
+    build_depth,
     build_inner,
     resolve,
     target_of,
@@ -100,9 +101,10 @@ class PassWorker:
         self._spec = spec
         self._split = split
         self._inner: PassInner | None = None
+        self._depth = build_depth(spec)
 
     def run(self, outer: Candidate, trace: Trace | None, reference: Trace | None) -> PassResult:
-        """The pass of one outer setting.
+        """The pass of one outer setting, without layers that no policy within budgets reaches.
 
         Args:
             outer: The setting as a candidate.
@@ -113,6 +115,8 @@ class PassWorker:
             ValueError: when the pass yields figures that are not finite.
         """
         start = time.perf_counter()
+        if trace is None and reference is not None and self._depth is not None:
+            outer = replace(outer, depth=self._depth(outer))
         recorded = self._quality.record(outer, self._split) if trace is None else trace
         passed = time.perf_counter()
         if self._inner is None:
