@@ -41,7 +41,7 @@ from search_spaces.candidate import (
 from search_spaces.codec import candidate_hash, candidate_to_dict
 from search_spaces.lowering.encoder import lower
 
-MAX_POINTS = 24  # per number format, shared by the devices; named points not counted
+MAX_POINTS = 16  # per number format, shared by the devices; named points not counted
 MIN_POINTS = 8  # of one device
 STATIC_LAYERS = (2, 3, 4)
 Z90 = 1.645

@@ -8,13 +8,10 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from cost_models.calibrate.host import usable_cores
 from dynsearch.errors import DynsearchError, InputError
@@ -53,6 +50,7 @@ from dynsearch.search.runs import Run, create_run, open_run, run_folder
 from dynsearch.search.screen import make_screen
 from dynsearch.search.study import redact_url
 from dynsearch.search.types import SearchProblem
+from dynsearch.threads import all_cores
 from search_spaces.candidate import Candidate
 
 logger = logging.getLogger(__name__)
@@ -328,17 +326,6 @@ def _kept_traces(
             return opened.quality.record(replace(one.outer, depth=depth), "search")
 
     return find
-
-
-@contextmanager
-def all_cores() -> Iterator[None]:
-    """All cores for passes that run in this process."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(usable_cores())
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _front_result(run: Run, found: Front) -> dict[str, Any]:

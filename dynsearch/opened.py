@@ -24,7 +24,7 @@ from search_spaces.candidate import Candidate
 from search_spaces.codec import candidate_from_dict
 from search_spaces.workload import Workload
 
-CALIBRATION_S = 60.0
+CALIBRATION_S = 70.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -30,6 +30,7 @@ from dynsearch.search.types import (
     resolve,
     target_of,
 )
+from dynsearch.threads import all_cores
 from search_spaces.candidate import Candidate
 
 OBJECT_STORE_BYTES = 512 * 2**20
@@ -117,7 +118,10 @@ class PassWorker:
         start = time.perf_counter()
         if trace is None and reference is not None and self._depth is not None:
             outer = replace(outer, depth=self._depth(outer))
-        recorded = self._quality.record(outer, self._split) if trace is None else trace
+        recorded = trace
+        if recorded is None:
+            with contextlib.nullcontext() if reference is not None else all_cores():
+                recorded = self._quality.record(outer, self._split)  # the reference runs alone
         passed = time.perf_counter()
         if self._inner is None:
             self._inner = build_inner({"reference_trace": reference or recorded, **self._spec})
