@@ -172,11 +172,13 @@ def test_layers_that_no_budget_admits_are_not_run(found):
 
 @pytest.mark.ray
 def test_the_same_job_again_is_the_same_finished_run(found, home):
-    before = {p: p.stat().st_mtime_ns for p in Path(found["run"]).glob("traces/*")}
+    files = ("front.json", "report.html", "traces/*")
+    run = Path(found["run"])
+    before = {p: p.stat().st_mtime_ns for f in files for p in run.glob(f)}
     again = run_job(home)
     assert again["run"] == found["run"]
     assert again["front"] == found["front"]
-    assert {p: p.stat().st_mtime_ns for p in Path(found["run"]).glob("traces/*")} == before
+    assert {p: p.stat().st_mtime_ns for f in files for p in run.glob(f)} == before
 
 
 @pytest.mark.ray
