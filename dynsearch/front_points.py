@@ -31,6 +31,7 @@ from dynsearch.quality.trace import Trace
 from dynsearch.search.fronts import MergedFront, merge
 from dynsearch.search.pareto import thin_front
 from dynsearch.sim.replay import Replayed
+from dynsearch.threads import one_core_each
 from search_spaces.candidate import (
     Candidate,
     PolicyBatch,
@@ -161,8 +162,8 @@ def make_points(
     """
     points: list[FrontPoint] = []
     groups = _by_outer(chosen)
-    for i, group in enumerate(groups):
-        trace = search_trace(group[0], _deepest(group))
+    traces = one_core_each(lambda group: search_trace(group[0], _deepest(group)), groups)
+    for i, (group, trace) in enumerate(zip(groups, traces, strict=True)):
         replayer = scene.replayer(group[0].outer, trace, full.correct)
         policies = PolicyBatch.concat([c.policies for c in group])
         replayed = replayer.run(policies)
@@ -350,8 +351,8 @@ def confirm(
     correct = full_report.logits[:, -1].argmax(axis=-1) == full_report.labels
     found: dict[str, Confirmed] = {}
     groups = _by_outer(chosen)
-    for i, group in enumerate(groups):
-        trace = report_trace(group[0], _deepest(group))
+    traces = one_core_each(lambda group: report_trace(group[0], _deepest(group)), groups)
+    for i, (group, trace) in enumerate(zip(groups, traces, strict=True)):
         replayer = scene.replayer(group[0].outer, trace, correct)
         replayed = replayer.run(
             PolicyBatch.concat([c.policies for c in group]), ["latency_mean_s"]

@@ -308,18 +308,18 @@ def _finish(
     progress.stage("confirming the front on report rows")
     with all_cores():
         full_report = quality.record(full_outer, "report")
-        points = confirm(
-            points,
-            chosen,
-            scene=scene,
-            full_report=full_report,
-            report_trace=lambda one, depth: (
-                full_report
-                if one.outer == full_outer
-                else quality.record(replace(one.outer, depth=depth), "report")
-            ),
-            on_progress=lambda share: progress.share(share),
-        )
+    points = confirm(
+        points,
+        chosen,
+        scene=scene,
+        full_report=full_report,
+        report_trace=lambda one, depth: (
+            full_report
+            if one.outer == full_outer
+            else quality.record(replace(one.outer, depth=depth), "report")
+        ),
+        on_progress=lambda share: progress.share(share),
+    )
     front = replace(front, front=points, reference=reference_of(points, full, full_report))
     write_front_json(front, run.path)
     write_front_csv(front, run.path)
@@ -339,8 +339,7 @@ def _kept_traces(
             trace = load_trace(path, opened.quality.weights_hash)
             if trace.depth >= depth:
                 return trace
-        with all_cores():
-            return opened.quality.record(replace(one.outer, depth=depth), "search")
+        return opened.quality.record(replace(one.outer, depth=depth), "search")
 
     return find
 

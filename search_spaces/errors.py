@@ -39,6 +39,10 @@ class InputError(DynsearchError):
         self.problems = tuple(problems)
         super().__init__("\n".join(str(p) for p in self.problems))
 
+    def __reduce__(self) -> tuple[type[InputError], tuple[tuple[Problem, ...]]]:
+        """So that it comes whole out of a worker process."""
+        return InputError, (self.problems,)
+
     @classmethod
     def one(cls, file: object, key: str, value: object, message: str) -> InputError:
         """An error with a single problem."""

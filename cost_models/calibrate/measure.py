@@ -341,9 +341,26 @@ def _chain_layers(item: Item, cache: dict[Any, Any]) -> list[_Layer]:
     return layers
 
 
-def _experts_by_sequence(layer: _Layer, x: Any, n: Any, experts: int, top_k: int) -> Any:
+def _dispatched(layer: _Layer, items: Any, chosen: Any, experts: int) -> Any:
+    """Sum over the chosen experts of every item: sorted by expert, computed, put back."""
     import numpy as np
     import torch
+
+    asked = chosen.reshape(-1)
+    order = np.argsort(asked, kind="stable")
+    stretches = items.index_select(0, torch.from_numpy(order // chosen.shape[1])).split(
+        np.bincount(asked, minlength=experts).tolist()
+    )
+    answers = torch.cat([layer.expert(x, experts, e) for e, x in enumerate(stretches) if len(x)])
+    place = np.empty_like(order)
+    place[order] = np.arange(order.size)
+    back = answers.index_select(0, torch.from_numpy(place))
+    if chosen.shape[1] == 1:
+        return back
+    return back.view(*chosen.shape, *items.shape[1:]).sum(dim=1)
+
+
+def _experts_by_sequence(layer: _Layer, x: Any, n: Any, experts: int, top_k: int) -> Any:
     import torch.nn.functional as F
 
     scores = F.linear(_pool(x, n), *layer.routers[experts])
@@ -351,16 +368,11 @@ def _experts_by_sequence(layer: _Layer, x: Any, n: Any, experts: int, top_k: int
     base = layer.down[1]
     if x.shape[0] == 1:
         return base + sum(layer.expert(x, experts, int(e)) for e in chosen[0])
-    out = base.expand_as(x).clone()
-    for e in np.unique(chosen):
-        rows = torch.from_numpy(np.flatnonzero((chosen == e).any(axis=1)))
-        out.index_add_(0, rows, layer.expert(x.index_select(0, rows), experts, int(e)))
-    return out
+    return base + _dispatched(layer, x, chosen, experts)
 
 
 def _experts_by_token(layer: _Layer, x: Any, n: Any, experts: int, top_k: int) -> Any:
     """Padding is never routed."""
-    import numpy as np
     import torch
     import torch.nn.functional as F
 
@@ -371,10 +383,7 @@ def _experts_by_token(layer: _Layer, x: Any, n: Any, experts: int, top_k: int) -
     tokens = flat if where is None else flat.index_select(0, where)
     scores = F.linear(tokens, *layer.routers[experts])
     chosen = scores.topk(top_k, dim=-1).indices.numpy()
-    out = layer.down[1].expand_as(tokens).clone()
-    for e in np.unique(chosen):
-        rows = torch.from_numpy(np.flatnonzero((chosen == e).any(axis=1)))
-        out.index_add_(0, rows, layer.expert(tokens.index_select(0, rows), experts, int(e)))
+    out = layer.down[1] + _dispatched(layer, tokens, chosen, experts)
     if where is None:
         return out.view(B, T, h)
     return torch.zeros_like(flat).index_copy(0, where, out).view(B, T, h)

@@ -156,7 +156,9 @@ def _chains(b: Backbone, dtype: str) -> list[Item]:
         extra = {"copies": 6, "depth": 6}
         items.append(sizes | shape | group | extra | {"checks": 5})
         items.append(sizes | shape | group | extra | {"drop_after": 2, "keep_rate": 0.5})
-        items.append(sizes | shape | group | extra | {"experts": 4, "top_k": 1, "by_token": False})
+        for experts, top_k, by_token in ((4, 1, False), (4, 1, True), (8, 2, True)):
+            split = {"experts": experts, "top_k": top_k, "by_token": by_token}
+            items.append(sizes | shape | group | extra | split)
     return items
 
 

@@ -292,12 +292,7 @@ class DynamicEncoder:
             record.router_gap.append(_router_gap(scores, top_k))
         if x.shape[0] == 1:
             return base + sum(self._expert(layer, experts, int(e), x) for e in chosen[0])
-        out = base.expand_as(x).clone()
-        for e in np.unique(chosen):
-            rows = torch.from_numpy(np.flatnonzero((chosen == e).any(axis=1)))
-            part = self._expert(layer, experts, int(e), x.index_select(0, rows))
-            out.index_add_(0, rows, part.to(out.dtype))
-        return out
+        return base + self._dispatch(layer, experts, x, chosen)
 
     def _ffn_by_token(
         self,
@@ -318,11 +313,7 @@ class DynamicEncoder:
         tokens = flat if where is None else flat.index_select(0, where)
         scores = functional.linear(tokens, w[router + "weight"], w[router + "bias"])  # [tokens, E]
         chosen = scores.topk(top_k, dim=-1).indices.numpy()
-        out = base.expand_as(tokens).clone()
-        for e in np.unique(chosen):
-            rows = torch.from_numpy(np.flatnonzero((chosen == e).any(axis=1)))
-            part = self._expert(layer, experts, int(e), tokens.index_select(0, rows))
-            out.index_add_(0, rows, part.to(out.dtype))
+        out = base + self._dispatch(layer, experts, tokens, chosen)
         if record is not None:
             owner = np.repeat(np.arange(size), state.n)
             counts = np.zeros((size, experts), dtype=np.int64)
@@ -334,7 +325,35 @@ class DynamicEncoder:
         if where is None:
             return out.view(size, width, hidden)
         full = torch.zeros_like(flat)
-        return full.index_copy(0, where, out.to(flat.dtype)).view(size, width, hidden)
+        return full.index_copy(0, where, out).view(size, width, hidden)
+
+    def _dispatch(self, layer: int, experts: int, items: Tensor, chosen: Ints) -> Tensor:
+        """Sum over the chosen experts [R, ..., h] of R items (tokens or sequences).
+
+        Items are put in the order of their experts once, each expert computes its own stretch,
+        and one look-up puts the answers back: two copies, however many experts there are.
+
+        Args:
+            layer: 0-based.
+            experts: E.
+            items: [R, ..., h].
+            chosen: [R, k] expert indices.
+        """
+        asked = chosen.reshape(-1)
+        order = np.argsort(asked, kind="stable")
+        stretches = torch.split(
+            items.index_select(0, torch.from_numpy(order // chosen.shape[1])),
+            np.bincount(asked, minlength=experts).tolist(),
+        )
+        answers = torch.cat(
+            [self._expert(layer, experts, e, x) for e, x in enumerate(stretches) if len(x)]
+        )
+        place = np.empty_like(order)
+        place[order] = np.arange(order.size)
+        back = answers.index_select(0, torch.from_numpy(place))
+        if chosen.shape[1] == 1:
+            return back
+        return back.view(*chosen.shape, *items.shape[1:]).sum(dim=1)
 
     def _expert(self, layer: int, experts: int, e: int, x: Tensor) -> Tensor:
         """Output of expert e of `experts`, less its mean over the training text."""

@@ -14,14 +14,7 @@ from tokenizers import Tokenizer
 
 from dynsearch.job import Job
 from dynsearch.models.tokens import load_tokenizer, tokenize
-from dynsearch.models.weights import (
-    encoder_config,
-    file_sha256,
-    read_backbone,
-    read_config,
-    read_pretrained,
-    weights_path,
-)
+from dynsearch.models.weights import file_sha256, read_backbone, weights_path
 from dynsearch.quality import data
 from dynsearch.quality.source import SupernetQuality
 from dynsearch.quality.splits import FEW_ROWS, PRESETS, split_examples
@@ -30,10 +23,9 @@ from dynsearch.quality.supernet import (
     Training,
     cache_folder,
     load_supernet,
-    save_supernet,
     supernet_key,
-    train_supernet,
 )
+from dynsearch.quality.train_apart import train_apart
 from search_spaces.candidate import Backbone
 from search_spaces.errors import InputError
 from search_spaces.space import SearchSpace
@@ -167,7 +159,7 @@ def open_quality(
     if not mine.is_dir():
         cached = cache_folder() / "supernets" / material.key
         if not cached.is_dir():
-            _train_into(cached, material, progress)
+            train_apart(cached, material, progress)
         _link_tree(cached, mine)
     config, weights, _ = load_supernet(mine)
     return SupernetQuality(
@@ -178,34 +170,6 @@ def open_quality(
         },
         weights_hash=file_sha256(mine / "model.safetensors"),
     )
-
-
-def _train_into(
-    folder: Path, material: Material, progress: Callable[[float, str], None] | None
-) -> None:
-    norm_eps = float(read_config(material.folder).get("layer_norm_eps", 1e-12))
-    config = encoder_config(material.backbone, num_classes=len(material.labels), norm_eps=norm_eps)
-    config, weights = train_supernet(
-        config,
-        read_pretrained(material.folder),
-        material.splits["train"],
-        material.training,
-        progress,
-    )
-    vocabulary = material.folder / "tokenizer.json"
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    if not vocabulary.is_file():
-        vocabulary = folder.parent / f"{folder.name}.tokenizer.json"
-        material.tokenizer.save(str(vocabulary))
-    info = {
-        "labels": list(material.labels),
-        "max_len": material.training.max_len,
-        "key": material.key,
-        "backbone": material.backbone.name,
-    }
-    save_supernet(folder, config, weights, info=info, tokenizer=vocabulary)
-    if vocabulary.parent == folder.parent:
-        vocabulary.unlink()
 
 
 def _link_tree(source: Path, target: Path) -> None:

@@ -284,13 +284,32 @@ def _expert_ffn(rows: Rows, backbone: Backbone, shapes: LayerShapes, real: Array
     m = np.maximum(np.floor(asked + 0.5), 1.0)
     width = backbone.ffn_size // E
     share = np.asarray(real) * asked / m
-    # a lone sequence goes to its experts whole; all else is picked and added back row by row
-    moved = by_token | (split & (batch > 1))
-    rows.values("gather", m, h, moves=2, flops=0, count=2.0 * touched, where=moved)
+    _dispatch(rows, backbone, split, by_token, batch, tokens, k)
     more: dict[str, Any] = {"count": touched, "real": share, "where": split}
     _expert_matmul(rows, m, np.full_like(width, h), up * width, **more)
     rows.values("elementwise", m, width, moves=up + 1, flops=FLOPS_GELU, **more)
     _expert_matmul(rows, m, width, np.full_like(width, h), **more)
+
+
+def _dispatch(
+    rows: Rows, backbone: Backbone, split: Bool, by_token: Bool, batch: I64, tokens: I64, k: I64
+) -> None:
+    """What brings rows to their experts and the answers back, and adds the k answers of a row.
+
+    Rows are sorted by expert, computed in stretches, joined and looked up again: two gathers and
+    a copy of `tokens k` rows. A lone sequence goes to its experts whole. Tokens of a batch leave
+    their padding behind first and get it back afterwards: two gathers more.
+    """
+    h, asked = backbone.hidden_size, tokens * k
+    sorted_rows = by_token | (split & (batch > 1))
+    several = sorted_rows & (k > 1)
+    rows.values("gather", asked, h, moves=2, flops=0, count=2.0, where=sorted_rows)
+    rows.values("elementwise", asked, h, moves=2, flops=0, where=sorted_rows)
+    rows.values("reduce", tokens * h, k, moves=1, flops=1, where=several)
+    rows.values("elementwise", tokens, h, moves=2, flops=1, where=sorted_rows)
+    rows.values("elementwise", tokens, h, moves=3, flops=1, count=k, where=split & ~sorted_rows)
+    unpadded = by_token & (batch > 1)
+    rows.values("gather", tokens, h, moves=2, flops=0, count=2.0, where=unpadded)
 
 
 def _expert_matmul(rows: Rows, m: F64, k: I64, n: I64, **more: Any) -> None:
