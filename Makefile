@@ -14,7 +14,8 @@ SHELL := /bin/bash
 .PHONY: search test test-all lint unit bench install install-test install-demo clean
 
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check install --progress-bar off
+# Modules are compiled when they are first imported; most of those installed never are.
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --progress-bar off --no-compile
 CONSTRAINTS := requirements/constraints.txt
 TORCH := $(shell sed -n 's/^\(torch==.*\)/\1/p' $(CONSTRAINTS))
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1

@@ -77,8 +77,6 @@ def bench_run(
     dtypes: Sequence[str] = ("fp32",),
     count: int = 24,
     num_rows: int = MIN_ROWS,
-    minimum_rows: int = MIN_ROWS,
-    seconds: float | None = None,
     repeats: int = 5,
     threads: int = 1,
     seed: int = 0,
@@ -100,8 +98,6 @@ def bench_run(
         dtypes: Number formats, each a group of its own.
         count: Configurations to time per group, references not among them.
         num_rows: Rows to time.
-        minimum_rows: Rows below which `seconds` may not reduce.
-        seconds: Time that all groups together may take, by the predictions.
         repeats: Repeats of everything.
         threads: Torch threads.
         seed: Of the orders in which configurations take turns.
@@ -121,9 +117,9 @@ def bench_run(
             group, lacks = _group(pool, statics, predict, dtype, batch, count)
             warnings += [f"{dtype}, batch {batch}: {text}" for text in lacks]
             groups.append(group)
-    timed_rows = _rows_to_time(groups, len(rows), num_rows, minimum_rows, seconds, repeats)
-    if timed_rows < minimum_rows:
-        warnings.append(f"only {timed_rows} rows could be timed, {minimum_rows} are wanted")
+    timed_rows = min(len(rows), num_rows)
+    if timed_rows < num_rows:
+        warnings.append(f"only {timed_rows} rows could be timed, {num_rows} are wanted")
     start = time.perf_counter()
     out: list[dict[str, Any]] = []
     figures: dict[str, list[dict[str, Any]]] = {"mape": [], "spearman": [], "coverage": []}
@@ -199,21 +195,6 @@ def _group(
         ),
     )
     return group, lacks
-
-
-def _rows_to_time(
-    groups: Sequence[_Group],
-    available: int,
-    wanted: int,
-    minimum: int,
-    seconds: float | None,
-    repeats: int,
-) -> int:
-    """Rows that fit into `seconds` by the predictions, within [minimum, wanted]."""
-    if seconds is not None:
-        one_row = repeats * sum(float(g.predicted.mean_s.sum()) for g in groups)
-        wanted = min(wanted, max(minimum, int(seconds / one_row)))
-    return min(available, wanted)
 
 
 @dataclass(slots=True)

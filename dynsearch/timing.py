@@ -82,7 +82,6 @@ def bench_run_folder(
         ),
         count=configs,
         num_rows=rows,
-        minimum_rows=min(rows, 400),
         repeats=repeats,
         threads=opened.scene.workload.threads,
         on_progress=on_progress,
