@@ -1,5 +1,6 @@
 # make search     from nothing to a report: installs, trains, calibrates, searches, measures
 # make test       lint, types and the tests that take minutes; make test-all runs the slow ones too
+# make gains      joint search against each family alone and static networks; SEEDS=0,1,2
 # make bench      the speed table
 # Nothing is installed twice: stamp files in the virtual environment remember what is there.
 
@@ -11,7 +12,7 @@ OUT ?= runs/out
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: search test test-all lint unit bench install install-test install-demo clean
+.PHONY: search gains test test-all lint unit bench install install-test install-demo clean
 
 BIN := $(VENV)/bin
 # Modules are compiled when they are first imported; most of those installed never are.
@@ -29,6 +30,12 @@ search: install install-demo
 	$(BIN)/dynsearch report "$$run"; \
 	$(BIN)/dynsearch front "$$run"; \
 	echo "run: $$run"
+
+SEEDS ?= 0
+GAINS ?= runs/jobs/short-sentences.toml runs/jobs/long-reviews.toml
+
+gains: install install-demo
+	$(BIN)/dynsearch gains $(GAINS) --seed $(SEEDS) --out $(OUT)/gains
 
 test: lint
 	$(ONE_THREAD) $(BIN)/python -m pytest

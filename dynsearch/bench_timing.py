@@ -6,6 +6,7 @@ The loop knows runners and batches, not models, so that it can be tested with a 
 from __future__ import annotations
 
 import gc
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +23,11 @@ from dynsearch.models.dynamic import DynamicEncoder, Plan, Record, State, plan_o
 from dynsearch.models.tokens import Tokens
 from search_spaces.candidate import Candidate
 from search_spaces.workload import batch_order
+
+# oneDNN compiles a bf16 matmul for each number of rows and keeps 1,024 kernels unless told
+# otherwise; batches that shrink sample by sample need more and pay 0.3 ms for each that was lost.
+# Set where a network is timed or deployed, not for searches: the kernels take up to 0.6 GB.
+os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "8192")
 
 F64 = NDArray[np.float64]
 Batch = tuple[Tensor, NDArray[np.int64]]  # ids [B, T], lengths [B]

@@ -174,6 +174,38 @@ def bench(
 
 
 @app.command()
+def gains(
+    ctx: typer.Context,
+    jobs: Annotated[list[Path], typer.Argument(metavar="JOB.toml...", help="Job files.")],
+    out: Annotated[Path, typer.Option(help="Folder for runs, results and tables.")] = Path(
+        "runs/out/gains"
+    ),
+    seed: Annotated[str, typer.Option(help="Seeds, separated by commas.")] = "0",
+    trials: Trials = None,
+    rows: Annotated[int, typer.Option(min=1, help="Texts timed for each configuration.")] = 400,
+    repeats: Annotated[int, typer.Option(min=1, help="Repeats of the timing.")] = 5,
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> int:
+    """Compare joint search with each family alone and with static networks, measured."""
+    seeds = _counts("--seed", seed, least=0)
+    from dynsearch.commands import gains as command
+    from dynsearch.progress import make_progress
+
+    with make_progress(quiet=quiet) as progress:
+        result = command.gains(
+            jobs,
+            out=out,
+            seeds=seeds,
+            trials=trials,
+            rows=rows,
+            repeats=repeats,
+            progress=progress,
+        )
+    return _finish(ctx, result, command.show)
+
+
+@app.command()
 def report(ctx: typer.Context, run: Run, json_: Json = False, quiet: Quiet = False) -> int:
     """Write the report of a run: one HTML file."""
     from dynsearch import main_job
@@ -247,13 +279,14 @@ def _finish(ctx: typer.Context, result: dict[str, Any], show: Callable[..., None
     return session.finish(result, show)
 
 
-def _counts(option: str, text: str) -> tuple[int, ...]:
+def _counts(option: str, text: str, *, least: int = 1) -> tuple[int, ...]:
     try:
         counts = tuple(int(part) for part in text.split(","))
     except ValueError:
-        counts = (0,)
-    if min(counts) < 1:
-        raise _bad_option(option, text, "must be whole numbers from 1, with commas between: 1,8")
+        counts = (least - 1,)
+    if min(counts) < least:
+        rule = f"must be whole numbers from {least}, with commas between: 1,8"
+        raise _bad_option(option, text, rule)
     return counts
 
 

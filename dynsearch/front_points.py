@@ -357,29 +357,34 @@ def confirm(
         replayed = replayer.run(
             PolicyBatch.concat([c.policies for c in group]), ["latency_mean_s"]
         )
-        low, high = paired_interval(_table(replayed))
-        for p, one in enumerate(group):
-            found[candidate_hash(one.candidate)[:8]] = Confirmed(
-                error=float(replayed.error[p]),
-                loss=float(replayed.loss[p]),
-                low=float(low[p]),
-                high=float(high[p]),
-                n=replayed.num_samples,
-            )
+        for one, figures in zip(group, confirmed_figures(replayed), strict=True):
+            found[candidate_hash(one.candidate)[:8]] = figures
         if on_progress is not None:
             on_progress((i + 1) / len(groups))
     done = tuple(replace(p, confirmed=found[p.id], fidelity="confirmed") for p in points)
     return flag_dominated(done)
 
 
-def _table(replayed: Replayed) -> PairedTable:
+def confirmed_figures(replayed: Replayed) -> list[Confirmed]:
+    """Error and paired loss with its 95 % interval, of each policy that was replayed."""
     both_right = replayed.num_samples - replayed.full_wrong - replayed.lost
-    return PairedTable(
+    table = PairedTable(
         both_right=both_right,
         lost=replayed.lost,
         gained=replayed.gained,
         both_wrong=replayed.full_wrong - replayed.gained,
     )
+    low, high = paired_interval(table)
+    return [
+        Confirmed(
+            error=float(replayed.error[p]),
+            loss=float(replayed.loss[p]),
+            low=float(low[p]),
+            high=float(high[p]),
+            n=replayed.num_samples,
+        )
+        for p in range(both_right.size)
+    ]
 
 
 def reference_of(

@@ -80,6 +80,11 @@ class DataTable(Table):
         default=None, description="Python package that carries labelled texts"
     )
     subset: str = Field(default="sentences", description="Which texts of `package`")
+    unlabelled: str | None = Field(
+        default=None,
+        description="Texts whose labels are unknown or not used, to train on: a TXT, JSONL or CSV "
+        "file, or another subset of `package`",
+    )
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -97,6 +102,10 @@ class TrainingTable(Table):
     learning_rate: Positive = 1e-4
     head_learning_rate: Positive = 1e-3
     seed: int = Field(default=0, ge=0)
+    expert_counts: Annotated[tuple[Count, ...], Field(strict=False)] | None = Field(
+        default=None,
+        description="Expert counts that the supernet is trained for; those of the space if absent",
+    )
     threads: int = Field(
         default=0, ge=0, description="Torch threads while training; 0 = all cores"
     )

@@ -87,16 +87,19 @@ def search(
     job = override(job, trials=trials, workers=workers, seed=seed)
     progress.stage("reading model and data")
     material = open_material(job)
+    return _carry_on(job, make_run(job, material, out, fresh=fresh), material, progress)
+
+
+def make_run(job: Job, material: Material, out: Path, *, fresh: bool = False) -> Run:
+    """The run folder of a job, made unless it is there; it holds no password of a database."""
     key = job_hash(job, model_hash=material.model_sha256, data_hash=material.data_sha256)
     safe = job.model_copy(
         update={
             "search": job.search.model_copy(update={"storage": redact_url(job.search.storage)})
         }
     )
-    run = create_run(
-        run_folder(out, job.name, key), resolve_to_toml(safe), fresh=fresh, seed=job.search.seed
-    )
-    return _carry_on(job, run, material, progress)
+    folder = run_folder(out, job.name, key)
+    return create_run(folder, resolve_to_toml(safe), fresh=fresh, seed=job.search.seed)
 
 
 def resume(
@@ -206,9 +209,7 @@ def _carry_on(job: Job, run: Run, material: Material, progress: Progress) -> dic
         }
     opened = open_all(job, run, material, progress)
     problem, full_by_dtype = make_problem(opened)
-    result = _search(opened, problem, progress)
-    if result.stopped == "interrupted" and result.passes == 0:
-        raise DynsearchError("interrupted before the first pass was complete; nothing to show")
+    result = run_passes(opened, problem, progress)
     found = _finish(opened, problem, full_by_dtype, result, progress)
     progress.stage("writing report")
     report(run.path)
@@ -218,7 +219,12 @@ def _carry_on(job: Job, run: Run, material: Material, progress: Progress) -> dic
     return answer
 
 
-def _search(opened: Opened, problem: SearchProblem, progress: Progress) -> SearchResult:
+def run_passes(opened: Opened, problem: SearchProblem, progress: Progress) -> SearchResult:
+    """The passes of a run, or those that it still lacks; no front is frozen.
+
+    Raises:
+        DynsearchError: interrupted before the first pass was complete, or too many failed.
+    """
     job, space = opened.job, opened.material.space
     lengths = opened.quality.splits["search"].tokens.lengths
     progress.stage("searching")
@@ -234,7 +240,7 @@ def _search(opened: Opened, problem: SearchProblem, progress: Progress) -> Searc
             total=state.total,
         )
 
-    return run_search(
+    result = run_search(
         opened.run,
         space=space,
         quality=opened.quality,
@@ -255,6 +261,9 @@ def _search(opened: Opened, problem: SearchProblem, progress: Progress) -> Searc
         ),
         progress=told,
     )
+    if result.stopped == "interrupted" and result.passes == 0:
+        raise DynsearchError("interrupted before the first pass was complete; nothing to show")
+    return result
 
 
 def _finish(

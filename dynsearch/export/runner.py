@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import os
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -85,6 +86,8 @@ def load(folder: str | Path = HERE) -> Model:
         ValueError: another schema version, or weights that are not those of config.json.
     """
     folder = Path(folder)
+    # oneDNN keeps 1,024 compiled kernels unless told otherwise; bf16 needs one a number of rows
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "8192")
     if (folder / "lib").is_dir() and str(folder / "lib") not in sys.path:
         sys.path.insert(0, str(folder / "lib"))
     from safetensors.torch import load_file

@@ -10,7 +10,6 @@ f feed-forward width, H heads, E experts, C classes.
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -21,10 +20,6 @@ from torch.nn import functional
 
 from search_spaces.candidate import CRITERIA, Candidate, keep_counts, stack
 from search_spaces.exits import exit_score
-
-# oneDNN compiles a bf16 matmul for each number of rows and keeps 1,024 kernels unless told
-# otherwise; batches that shrink sample by sample need more and pay 0.3 ms for each that was lost.
-os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "8192")
 
 TORCH_DTYPE = {"fp32": torch.float32, "bf16": torch.bfloat16}
 Weights = dict[str, Tensor]

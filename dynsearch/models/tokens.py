@@ -64,7 +64,15 @@ def tokenize(tokenizer: Tokenizer, texts: list[str], max_len: int) -> Tokens:
     """Token ids of `texts`, cut to `max_len` tokens, [CLS] and [SEP] included."""
     tokenizer.no_padding()
     tokenizer.enable_truncation(max_length=max_len)
-    rows = [np.asarray(e.ids, dtype=np.int32) for e in tokenizer.encode_batch(texts)]
-    lengths = np.array([len(r) for r in rows], dtype=np.int64)
+    return ragged([np.asarray(e.ids, dtype=np.int32) for e in tokenizer.encode_batch(texts)])
+
+
+def ragged(texts: list[NDArray[np.int32]]) -> Tokens:
+    """Texts, given as token ids each, as one ragged array."""
+    lengths = np.array([ids.size for ids in texts], dtype=np.int64)
     starts = np.concatenate([[0], np.cumsum(lengths)[:-1]]).astype(np.int64)
-    return Tokens(ids=np.concatenate(rows), starts=starts, lengths=lengths)
+    return Tokens(
+        ids=np.concatenate(texts) if texts else np.zeros(0, dtype=np.int32),
+        starts=starts[: len(texts)],
+        lengths=lengths,
+    )

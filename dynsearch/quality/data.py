@@ -77,15 +77,15 @@ def model_folder(package: str) -> tuple[Path, str]:
     return package_folder(package) / folder, digest
 
 
-def read_package(package: str, subset: str) -> Examples:
-    """Labelled text of a demo data package."""
+def read_package(package: str, subset: str, *, key: str = "data.subset") -> Examples:
+    """Labelled text of a demo data package; `key` of the job names the subset."""
     if package not in DEMO_DATA:
         raise InputError.one(
             "job", "data.package", package, f"unknown; known: {', '.join(DEMO_DATA)}"
         )
     name, column, subsets = DEMO_DATA[package]
     if subset not in subsets:
-        raise InputError.one("job", "data.subset", subset, f"one of: {', '.join(subsets)}")
+        raise InputError.one("job", key, subset, f"one of: {', '.join(subsets)}")
     return read_examples(package_folder(package) / name, where=(column, subsets[subset]))
 
 

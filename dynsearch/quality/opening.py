@@ -26,6 +26,7 @@ from dynsearch.quality.supernet import (
     supernet_key,
 )
 from dynsearch.quality.train_apart import train_apart
+from dynsearch.quality.unlabelled import Unlabelled, read_texts
 from search_spaces.candidate import Backbone
 from search_spaces.errors import InputError
 from search_spaces.space import SearchSpace
@@ -41,11 +42,13 @@ class Material:
     space: SearchSpace
     folder: Path  # of the pretrained model
     model_sha256: str
-    data_sha256: str
+    data_sha256: str  # labelled texts, and those without labels
+    labelled_sha256: str
     labels: tuple[str, ...]
     splits: dict[str, Labelled]
     tokenizer: Tokenizer
     training: Training
+    unlabelled: Unlabelled | None = None  # more texts to train on
 
     @property
     def key(self) -> str:
@@ -84,6 +87,7 @@ def open_material(job: Job) -> Material:
     parts = split_examples(
         examples, PRESETS.get(job.data.subset) if job.data.package else None, file=_data_name(job)
     )
+    unlabelled = _unlabelled(job, examples)
     tokenizer = load_tokenizer(folder)
     splits = {
         name: Labelled(
@@ -98,7 +102,8 @@ def open_material(job: Job) -> Material:
         space=space,
         folder=folder,
         model_sha256=digest,
-        data_sha256=examples.sha256(),
+        data_sha256=unlabelled.sha256(examples.sha256()) if unlabelled else examples.sha256(),
+        labelled_sha256=examples.sha256(),
         labels=examples.labels,
         splits=splits,
         tokenizer=tokenizer,
@@ -110,21 +115,48 @@ def open_material(job: Job) -> Material:
             seed=job.training.seed,
             threads=job.training.threads,
             max_len=job.workload.max_len,
-            expert_counts=_expert_counts(space),
+            expert_counts=_expert_counts(job, space),
         ),
+        unlabelled=unlabelled,
     )
 
 
-def _expert_counts(space: SearchSpace) -> tuple[int, ...]:
-    """Splits that the supernet must hold; the space's counts above 1."""
-    counts = space.table.experts.counts if space.table.experts else ()
-    return tuple(sorted(c for c in counts if c > 1))
+def _expert_counts(job: Job, space: SearchSpace) -> tuple[int, ...]:
+    """Splits that the supernet must hold: counts above 1 of the space, unless the job says.
+
+    Raises:
+        InputError: a count of the space is not among those that the job trains for.
+    """
+    wanted = {c for c in (space.table.experts.counts if space.table.experts else ()) if c > 1}
+    given = job.training.expert_counts
+    if given is None:
+        return tuple(sorted(wanted))
+    missing = sorted(wanted - set(given))
+    if missing:
+        raise InputError.one(
+            job.source,
+            "training.expert_counts",
+            list(given),
+            f"the space has {missing[0]} experts; add it, or leave the key out",
+        )
+    return tuple(sorted(c for c in set(given) if c > 1))
 
 
 def _examples(job: Job) -> data.Examples:
     if job.data.package is not None:
         return data.read_package(job.data.package, job.data.subset)
     return data.read_examples(Path(str(job.data.file)), text=job.data.text, label=job.data.label)
+
+
+def _unlabelled(job: Job, examples: data.Examples) -> Unlabelled | None:
+    source = job.data.unlabelled
+    if source is None:
+        return None
+    if job.data.package is None:
+        texts = read_texts(Path(source), column=job.data.text)
+    else:
+        texts = data.read_package(job.data.package, source, key="data.unlabelled").texts
+    return Unlabelled(texts=texts, labelled=examples.texts)
 
 
 def _data_name(job: Job) -> str:

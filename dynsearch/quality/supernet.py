@@ -28,17 +28,19 @@ from torch.nn import functional
 
 from dynsearch.models.dynamic import DynamicEncoder, EncoderConfig, Plan, Weights, full_plan
 from dynsearch.models.experts import fit_routers, split_experts
-from dynsearch.models.tokens import Tokens
+from dynsearch.models.tokens import Tokens, ragged
+from dynsearch.quality.precision import autocast, training_dtype
 from search_spaces.errors import InputError
 
 logger = logging.getLogger(__name__)
 
-RECIPE = 1  # raise when training changes what it yields: cached supernets are then not found
+RECIPE = 2  # raise when training changes what it yields: cached supernets are then not found
 SCHEMA_VERSION = 1
 DISTILL_TEMPERATURE = 2.0
 LABEL_SMOOTHING = 0.05
 EARLY = 1.5
 FROZEN = "embeddings."
+CHUNK_TOKENS = 4096  # padded tokens that gradients are taken of at a time
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,15 +150,17 @@ def train_supernet(
     train: Labelled,
     training: Training,
     progress: Progress | None = None,
+    unlabelled: Tokens | None = None,
 ) -> tuple[EncoderConfig, Weights]:
     """Fine-tune pretrained `weights` into a supernet.
 
     Each step runs the full network on labelled texts with a loss at every exit: cross-entropy,
     and distillation from the last exit. Odd steps add a sampled sub-network, skimmed and with few
-    experts, distilled from the full network's last exit; even steps add unlabelled texts, made by
-    joining the beginning of one training text to the end of another, on which the exits learn
-    to agree with the last one. Early exits weigh more: they are what a search uses. Embeddings
-    stay frozen. Expert means and routers are fitted in closed form before, halfway and after.
+    experts, distilled from the full network's last exit; even steps add texts without labels, on
+    which the exits learn to agree with the last one. Early exits weigh more: they are what a
+    search uses. Embeddings stay frozen. Expert means and routers are fitted in closed form
+    before, halfway and after. A batch of many tokens is taken in parts, its gradients added up.
+    Layers run in bf16 or fp32, whichever is faster on this processor.
 
     Args:
         config: Geometry of the pretrained encoder, with `num_classes`.
@@ -164,12 +168,19 @@ def train_supernet(
         train: Labelled texts.
         training: Settings.
         progress: Called now and then.
+        unlabelled: Texts without labels; where there are none, they are made by joining the
+            beginning of one training text to the end of another.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(training.threads or os.cpu_count() or 1)
     try:
         return _train(
-            replace(config, pooling=training.pooling), weights, train, training, progress
+            replace(config, pooling=training.pooling),
+            weights,
+            train,
+            training,
+            progress,
+            unlabelled,
         )
     finally:
         torch.set_num_threads(threads)
@@ -181,16 +192,19 @@ def _train(
     train: Labelled,
     training: Training,
     progress: Progress | None,
+    unlabelled: Tokens | None,
 ) -> tuple[EncoderConfig, Weights]:
     rng = np.random.default_rng(training.seed)
+    dtype = training_dtype()
+    logger.info("training in %s, the faster one here", dtype)
     config, state = split_experts(
         config, weights, train.tokens, training.expert_counts, training.seed
     )
     state = {k: v.clone() for k, v in add_heads(config, state, training.seed).items()}
     for name, tensor in state.items():
-        tensor.requires_grad_(_trained(name))
+        tensor.requires_grad_(is_trained(name))
     model = DynamicEncoder(config, state)
-    body = [v for k, v in state.items() if _trained(k) and not k.startswith("heads.")]
+    body = [v for k, v in state.items() if is_trained(k) and not k.startswith("heads.")]
     heads = [v for k, v in state.items() if k.startswith("heads.")]
     rates = (training.learning_rate, training.head_learning_rate)
     optimizer = torch.optim.AdamW(
@@ -199,27 +213,37 @@ def _train(
         fused=True,
     )
     steps = training.epochs * math.ceil(len(train.tokens) / training.batch)
-    for step, rows in zip(range(steps), _endless(train.tokens, training.batch, rng), strict=False):
+    more = endless(unlabelled or train.tokens, training.batch, rng)
+    for step, rows in zip(range(steps), endless(train.tokens, training.batch, rng), strict=False):
         if step == steps // 2:
             _refit(model, train.tokens)
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate * _schedule(step / steps)
-        loss = _loss(model, train, rows, rng, step)
+            group["lr"] = rate * schedule(step / steps)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        plan = sample_plan(config, rng) if step % 2 else None
+        loss = _labelled_step(model, train, rows, plan, dtype)
+        if plan is None:
+            loss += _agreement_step(
+                model,
+                joined_texts(train.tokens, rows, rng)
+                if unlabelled is None
+                else take(unlabelled, next(more)),
+                dtype,
+            )
         torch.nn.utils.clip_grad_norm_(body, 1.0)
         optimizer.step()
         if progress is not None and step % 20 == 0:
-            progress(step / steps, f"step {step} of {steps}, loss {float(loss.detach()):.3f}")
+            progress(step / steps, f"step {step} of {steps}, loss {loss:.3f}")
     done = {k: v.detach().clone() for k, v in state.items()}
     return config, fit_routers(config, done, train.tokens)
 
 
-def _trained(name: str) -> bool:
+def is_trained(name: str) -> bool:
+    """Whether gradients change a weight: not embeddings, not routers."""
     return not name.startswith(FROZEN) and ".router" not in name
 
 
-def _schedule(share: float) -> float:
+def schedule(share: float) -> float:
     """Learning rate factor: up over the first tenth, then linearly down to nothing."""
     return min(share / 0.1, (1.0 - share) / 0.9)
 
@@ -235,7 +259,7 @@ def _refit(model: DynamicEncoder, tokens: Tokens) -> None:
                 model.weights[name].copy_(value)
 
 
-def _endless(tokens: Tokens, batch: int, rng: np.random.Generator) -> Iterator[NDArray[np.int64]]:
+def endless(tokens: Tokens, batch: int, rng: np.random.Generator) -> Iterator[NDArray[np.int64]]:
     """Batches of texts of like length, in random order, epoch after epoch."""
     while True:
         order = rng.permutation(len(tokens))
@@ -248,30 +272,65 @@ def _endless(tokens: Tokens, batch: int, rng: np.random.Generator) -> Iterator[N
             yield parts[i]
 
 
-def _loss(
+def batch_parts(
+    tokens: Tokens, rows: NDArray[np.int64]
+) -> Iterator[tuple[NDArray[np.int64], float]]:
+    """`rows` in parts of at most CHUNK_TOKENS padded tokens, and the share of each."""
+    size = max(1, CHUNK_TOKENS // int(tokens.lengths[rows].max()))
+    for i in range(0, rows.size, size):
+        part = rows[i : i + size]
+        yield part, part.size / rows.size
+
+
+def _backward(loss: Tensor, share: float) -> float:
+    """Add the gradients of `share` times a part's mean loss; its contribution to the loss."""
+    scaled = loss * share
+    scaled.backward()  # type: ignore[no-untyped-call]
+    return float(scaled.detach())
+
+
+def _labelled_step(
     model: DynamicEncoder,
     train: Labelled,
     rows: NDArray[np.int64],
-    rng: np.random.Generator,
-    step: int,
-) -> Tensor:
-    ids, n = train.tokens.batch(rows)
-    full = full_plan(model.config)
-    labels = torch.from_numpy(train.labels[rows])
-    logits = _all_logits(model, full, ids, n)  # [B, L, C]
-    teacher = _soften(logits[:, -1])
-    loss = _hard_loss(logits, labels) + _soft_loss(logits[:, :-1], teacher)
-    if step % 2:
-        logits = _all_logits(model, sample_plan(model.config, rng), ids, n)
-        return loss + _hard_loss(logits, labels) + _soft_loss(logits, teacher)
-    logits = _all_logits(model, full, *joined_texts(train.tokens, rows, rng))
-    return loss + _soft_loss(logits[:, :-1], _soften(logits[:, -1]))
+    plan: Plan | None,
+    dtype: str,
+) -> float:
+    """Labels at every exit of the full network, whose last exit teaches the others.
+
+    With a `plan`, its sub-network learns from the labels and from the same teacher.
+    """
+    total, full = 0.0, full_plan(model.config)
+    for part, share in batch_parts(train.tokens, rows):
+        ids, n = train.tokens.batch(part)
+        labels = torch.from_numpy(train.labels[part])
+        logits = _all_logits(model, full, ids, n, dtype)  # [B, L, C]
+        teacher = _soften(logits[:, -1])
+        loss = _hard_loss(logits, labels) + _soft_loss(logits[:, :-1], teacher)
+        total += _backward(loss, share)
+        if plan is not None:
+            logits = _all_logits(model, plan, ids, n, dtype)
+            total += _backward(_hard_loss(logits, labels) + _soft_loss(logits, teacher), share)
+    return total
 
 
-def joined_texts(
-    tokens: Tokens, rows: NDArray[np.int64], rng: np.random.Generator
-) -> tuple[Tensor, NDArray[np.int64]]:
-    """One unlabelled text a row: the beginning of text `rows[i]`, the end of another one.
+def _agreement_step(model: DynamicEncoder, texts: Tokens, dtype: str) -> float:
+    """On texts without labels the exits learn to agree with the last one."""
+    total, full = 0.0, full_plan(model.config)
+    for part, share in batch_parts(texts, np.arange(len(texts))):
+        logits = _all_logits(model, full, *texts.batch(part), dtype)
+        total += _backward(_soft_loss(logits[:, :-1], _soften(logits[:, -1])), share)
+    return total
+
+
+def take(tokens: Tokens, rows: NDArray[np.int64]) -> Tokens:
+    """The texts `rows`, in this order."""
+    starts, lengths = tokens.starts[rows], tokens.lengths[rows]
+    return ragged([tokens.ids[i : i + n] for i, n in zip(starts, lengths, strict=True)])
+
+
+def joined_texts(tokens: Tokens, rows: NDArray[np.int64], rng: np.random.Generator) -> Tokens:
+    """One text without a label a row: the beginning of text `rows[i]`, the end of another one.
 
     The two pieces together are about as long as the texts; both keep their special token.
     """
@@ -284,16 +343,14 @@ def joined_texts(
         head = max(1, round(share * (first.size - 1)))
         tail = max(1, round((1.0 - share) * (second.size - 1)))
         texts.append(np.concatenate([first[:head], second[second.size - tail :]]))
-    lengths = np.array([t.size for t in texts], dtype=np.int64)
-    ids = np.zeros((len(texts), int(lengths.max())), dtype=np.int64)
-    for i, text in enumerate(texts):
-        ids[i, : text.size] = text
-    return torch.from_numpy(ids), lengths
+    return ragged(texts)
 
 
-def _all_logits(model: DynamicEncoder, plan: Plan, ids: Tensor, n: NDArray[np.int64]) -> Tensor:
-    """Logits [B, L, C] of every exit head, float32, with gradients."""
-    with torch.autocast("cpu", torch.bfloat16):
+def _all_logits(
+    model: DynamicEncoder, plan: Plan, ids: Tensor, n: NDArray[np.int64], dtype: str
+) -> Tensor:
+    """Logits [B, L, C] of every exit head, float32, with gradients; layers run in `dtype`."""
+    with autocast(dtype):
         pooled = model.pooled(plan, ids, n)
     return torch.stack([model.head(i, p.float()) for i, p in enumerate(pooled)], dim=1)
 

@@ -7,28 +7,44 @@ import signal
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dynsearch.models.weights import encoder_config, read_config, read_pretrained
 from dynsearch.quality.supernet import save_supernet, train_supernet
 from search_spaces.errors import DynsearchError
 
 if TYPE_CHECKING:
+    from dynsearch.models.tokens import Tokens
     from dynsearch.quality.opening import Material
 
 Progress = Callable[[float, str], None]
+Work = Callable[..., None]  # called with a Progress and what it works on
 
 
 def train_apart(folder: Path, material: Material, progress: Progress | None = None) -> None:
-    """Fine-tune `material` into `folder`; the folder appears only when it is complete.
+    """Fine-tune `material` into the supernet `folder`, which appears only when it is complete.
 
     Raises:
         InputError: what the training process found wrong with its input.
         DynsearchError: the training process died.
     """
+    run_apart(_train_into, folder, material, progress=progress)
+
+
+def run_apart(work: Work, *args: Any, progress: Progress | None = None) -> None:
+    """Call `work(progress, *args)` in a process of its own, whose memory goes with it.
+
+    Args:
+        work: A function of a module, so that the other process can import it.
+        *args: What it works on; sent to the other process.
+        progress: Called with what it reports.
+
+    Raises:
+        DynsearchError: what `work` raised, or the process died.
+    """
     context = multiprocessing.get_context("spawn")
     mine, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_work, args=(theirs, folder, material), daemon=True)
+    process = context.Process(target=_work, args=(theirs, work, args), daemon=True)
     process.start()
     theirs.close()
     try:
@@ -59,16 +75,16 @@ def _listen(mine: Connection, progress: Progress | None) -> Exception | None:
             progress(*message)
 
 
-def _work(theirs: Connection, folder: Path, material: Material) -> None:
+def _work(theirs: Connection, work: Work, args: tuple[Any, ...]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt means
     try:
-        _train_into(folder, material, lambda share, text: theirs.send((share, text)))
+        work(lambda share, text: theirs.send((share, text)), *args)
         theirs.send(None)
     except DynsearchError as error:
         theirs.send(error)
 
 
-def _train_into(folder: Path, material: Material, progress: Progress) -> None:
+def _train_into(progress: Progress, folder: Path, material: Material) -> None:
     norm_eps = float(read_config(material.folder).get("layer_norm_eps", 1e-12))
     config = encoder_config(material.backbone, num_classes=len(material.labels), norm_eps=norm_eps)
     config, weights = train_supernet(
@@ -77,6 +93,7 @@ def _train_into(folder: Path, material: Material, progress: Progress) -> None:
         material.splits["train"],
         material.training,
         progress,
+        _unlabelled_tokens(material),
     )
     vocabulary = material.folder / "tokenizer.json"
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -92,3 +109,16 @@ def _train_into(folder: Path, material: Material, progress: Progress) -> None:
     save_supernet(folder, config, weights, info=info, tokenizer=vocabulary)
     if vocabulary.parent == folder.parent:
         vocabulary.unlink()
+
+
+def _unlabelled_tokens(material: Material) -> Tokens | None:
+    """As many texts without labels as training looks at, once each."""
+    if material.unlabelled is None:
+        return None
+    train, training = material.splits["train"].tokens, material.training
+    return material.unlabelled.tokens(
+        material.tokenizer,
+        like=train.lengths,
+        max_len=training.max_len,
+        rows=training.epochs * len(train) // 2,
+    )

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 NAME = "ONEDNN_PRIMITIVE_CACHE_CAPACITY"
-READ = f"import os, dynsearch.models.dynamic; print(os.environ[{NAME!r}])"
+READ = f"import os, dynsearch.bench_timing; print(os.environ[{NAME!r}])"
 
 
 @pytest.mark.parametrize(("own", "expected"), [(None, "8192"), ("64", "64")])

@@ -1,0 +1,66 @@
+"""`dynsearch gains`: what joint search gains on a job, by the strictest protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+from dynsearch.export.files import write_atomic
+from dynsearch.gains.run import compare
+from dynsearch.gains.table import agreement, markdown, speed_cells
+from dynsearch.job import find_job, load_job
+from dynsearch.progress import Progress
+
+
+def gains(
+    jobs: Sequence[Path],
+    *,
+    out: Path,
+    seeds: Sequence[int],
+    trials: int | None,
+    rows: int,
+    repeats: int,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Compare the families of every job for every seed, and write tables.
+
+    Args:
+        jobs: Job files, or names of shipped ones.
+        out: Folder that gets results and `gains.md`.
+        seeds: Seeds of training and search.
+        trials: Forward passes of each family; None: the job's.
+        rows: Report rows to time.
+        repeats: Repeats of the timing.
+        progress: Shows what happens.
+
+    Returns:
+        `files` and `cells`, as `--json` prints it.
+    """
+    loaded = [load_job(find_job(path)) for path in jobs]
+    texts, cells, agreed = [], [], {}
+    for job in loaded:
+        results = [
+            compare(
+                job,
+                out=out,
+                seed=seed,
+                trials=trials,
+                rows=rows,
+                repeats=repeats,
+                progress=progress,
+            )
+            for seed in seeds
+        ]
+        texts.append(markdown(results))
+        cells += [{"job": job.name, **cell} for cell in speed_cells(results)]
+        agreed[job.name] = agreement(results)
+    path = write_atomic(out / "gains.md", "# Gains\n\n" + "\n".join(texts))
+    return {"files": [str(path)], "cells": cells, "agreement": agreed}
+
+
+def show(result: dict[str, Any], out: TextIO) -> None:
+    """The tables."""
+    for path in result["files"]:
+        out.write(Path(path).read_text(encoding="utf-8"))
+        out.write(f"\nwritten: {path}\n")

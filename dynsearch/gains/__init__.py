@@ -1,0 +1,1 @@
+"""What joint search gains over each family alone and over static networks, measured."""

@@ -1,0 +1,237 @@
+"""Which points stand for a family: named on search rows, confirmed on report rows afterwards.
+
+For each loss level, number format and batch size one point is named, the fastest whose
+`error_bound` allows the level, before a report row is read. Its confirmed loss is the figure; no
+other point may take its place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dynsearch.evaluate import Scene
+from dynsearch.export.records import LOSS_LEVELS, Confirmed, family_of
+from dynsearch.front_points import FullNetwork, confirmed_figures
+from dynsearch.gains.families import OBJECTIVES, Searched
+from dynsearch.quality.metrics import (
+    error_bound,
+    paired_difference,
+    paired_interval,
+    paired_table,
+)
+from dynsearch.quality.source import SupernetQuality
+from dynsearch.quality.trace import Trace, load_trace, save_trace
+from dynsearch.search.fronts import MergedFront, merge
+from dynsearch.search.pareto import hypervolume, thin_front
+from dynsearch.threads import one_core_each
+from search_spaces.candidate import Candidate, PolicyBatch, apply_policy
+from search_spaces.codec import candidate_hash
+
+COMBINED = "joint, combined"  # joint without points that a single family could hold
+SHOWN_POINTS = 6  # of a front, named ones not counted: they are confirmed, too
+WORST_LOSS = 0.10  # hypervolume's reference point lies so much above the full network's error
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pick:
+    """A configuration that stands for a family in one number format at one batch size."""
+
+    family: str
+    dtype: str
+    batch: int
+    levels: tuple[float, ...]  # loss levels that name it; empty: a point of the front only
+    candidate: Candidate
+    outer: Candidate
+    policy: PolicyBatch  # one
+    selected_error: float
+    selected_loss: float
+    error_bound: float
+    predicted_s: float  # time per sample
+
+    @property
+    def id(self) -> str:
+        """The id that the front gives it."""
+        return candidate_hash(self.candidate)[:8]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FamilyFront:
+    """A family's front in one number format at one batch size."""
+
+    family: str
+    dtype: str
+    batch: int
+    passes: int
+    hypervolume: float
+    picks: tuple[Pick, ...]
+
+
+def family_fronts(
+    searched: Searched,
+    parts: Sequence[MergedFront],
+    full: FullNetwork,
+    *,
+    batch: int,
+    full_s: Mapping[str, float],
+) -> list[FamilyFront]:
+    """Picks and hypervolume of one family at one workload, by number format.
+
+    The joint family comes twice: whole, and without points of a single family.
+
+    Args:
+        searched: The family's passes.
+        parts: Their fronts at this batch size.
+        full: The full network.
+        batch: Batch size.
+        full_s: The full network's predicted time per sample, by number format.
+    """
+    out = []
+    for dtype in full.outer:
+        mine = [p for p in parts if len(p) and _dtype(searched, p) == dtype]
+        if not mine:
+            continue
+        fronts = {searched.family: merge(mine, OBJECTIVES)}
+        if searched.family == "joint":
+            fronts[COMBINED] = merge([_combined(searched, part) for part in mine], OBJECTIVES)
+        for family, union in fronts.items():
+            reference = np.array([full.error + WORST_LOSS, full_s[dtype]])
+            out.append(
+                FamilyFront(
+                    family=family,
+                    dtype=dtype,
+                    batch=batch,
+                    passes=len(searched.traces),
+                    hypervolume=hypervolume(union.points(OBJECTIVES), reference),
+                    picks=_picks(family, searched, union, full, batch),
+                )
+            )
+    return out
+
+
+def _dtype(searched: Searched, part: MergedFront) -> str:
+    return searched.settings[int(part.trial[0])].dtype
+
+
+def _combined(searched: Searched, part: MergedFront) -> MergedFront:
+    """The points that more than one idea makes."""
+    keep = [
+        "+" in family_of(apply_policy(searched.settings[int(part.trial[i])], part.policies, i))
+        for i in range(len(part))
+    ]
+    return part.take(np.array(keep, dtype=bool))
+
+
+def _picks(
+    family: str, searched: Searched, union: MergedFront, full: FullNetwork, batch: int
+) -> tuple[Pick, ...]:
+    """Named points of a front, and a few more of it."""
+    cost = union.costs[OBJECTIVES[1]]
+    levels: dict[int, list[float]] = {}
+    for level in LOSS_LEVELS:
+        allowed = np.flatnonzero(union.error_bound <= full.error + level + 1e-12)
+        if allowed.size:
+            levels.setdefault(int(allowed[np.argmin(cost[allowed])]), []).append(level)
+    plane = np.stack([union.error_bound, cost], axis=1)
+    shown = thin_front(plane, SHOWN_POINTS).tolist() if len(union) else []
+    picks = []
+    for i in sorted({*levels, *shown}):
+        outer = searched.settings[int(union.trial[i])]
+        picks.append(
+            Pick(
+                family=family,
+                dtype=outer.dtype,
+                batch=batch,
+                levels=tuple(levels.get(i, ())),
+                candidate=apply_policy(outer, union.policies, i),
+                outer=outer,
+                policy=union.policies.take(np.array([i])),
+                selected_error=float(union.error[i]),
+                selected_loss=float(union.error[i]) - full.error,
+                error_bound=float(union.error_bound[i]),
+                predicted_s=float(cost[i]),
+            )
+        )
+    return tuple(picks)
+
+
+class ReportTraces:
+    """Traces of the report rows, kept in a folder, so that an interrupted comparison goes on."""
+
+    def __init__(self, folder: Path, quality: SupernetQuality) -> None:
+        self.folder = folder
+        self._quality = quality
+
+    def get(self, outer: Candidate, depth: int) -> Trace:
+        """The trace of an outer setting, at least down to `depth`."""
+        path = self.folder / f"{candidate_hash(outer)[:16]}.npz"
+        if path.exists():
+            trace = load_trace(path, self._quality.weights_hash)
+            if trace.depth >= depth:
+                return trace
+        trace = self._quality.record(replace(outer, depth=depth), "report")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        save_trace(path, trace)
+        return trace
+
+
+def confirm_picks(
+    picks: Sequence[Pick],
+    *,
+    scene: Scene,
+    full_correct: NDArray[np.bool_],
+    traces: ReportTraces,
+    on_progress: Callable[[float], None] | None = None,
+) -> dict[str, Confirmed]:
+    """Error and paired loss of each pick on the report rows, by id. Selects nothing.
+
+    Args:
+        picks: Named and shown points.
+        scene: This machine and the classes; what things cost is not used.
+        full_correct: Which report rows the full network gets right [N].
+        traces: Where traces of the report rows are recorded.
+        on_progress: Gets the share that is done.
+    """
+    groups: dict[str, list[Pick]] = {}
+    for pick in {p.id: p for p in picks}.values():
+        groups.setdefault(candidate_hash(pick.outer), []).append(pick)
+
+    def trace_of(group: list[Pick]) -> Trace:
+        return traces.get(group[0].outer, max(int(p.policy.depth[0]) for p in group))
+
+    found: dict[str, Confirmed] = {}
+    recorded = one_core_each(trace_of, groups.values())
+    for i, (group, trace) in enumerate(zip(groups.values(), recorded, strict=True)):
+        replayer = scene.replayer(group[0].outer, trace, full_correct)
+        replayed = replayer.run(PolicyBatch.concat([p.policy for p in group]), ["latency_mean_s"])
+        for pick, figures in zip(group, confirmed_figures(replayed), strict=True):
+            found[pick.id] = figures
+        if on_progress is not None:
+            on_progress((i + 1) / len(groups))
+    return found
+
+
+def confirm_static(trace: Trace, full_correct: NDArray[np.bool_]) -> Confirmed:
+    """Error and paired loss of a network without exits, from its own trace."""
+    right = trace.logits[:, -1].argmax(axis=-1) == trace.labels
+    table = paired_table(right, full_correct)
+    low, high = paired_interval(table)
+    return Confirmed(
+        error=float(1.0 - right.mean()),
+        loss=float((table.lost - table.gained) / table.n),
+        low=float(low),
+        high=float(high),
+        n=int(table.n),
+    )
+
+
+def bound_of(trace: Trace, full: FullNetwork) -> tuple[float, float]:
+    """Plain error and `error_bound` of a network without exits on the search rows."""
+    right = trace.logits[:, -1].argmax(axis=-1) == trace.labels
+    table = paired_table(right, full.correct)
+    loss, se = paired_difference(table.lost, table.gained, table.n)
+    return float(1.0 - right.mean()), float(error_bound(full.error, loss, se))

@@ -1,0 +1,266 @@
+"""One job and one seed, compared by the strictest protocol, from training to the stopwatch.
+
+Order: search every family on the search rows; name points; freeze them (`named.json`); only then
+read the report rows; fine-tune the references; time everything in turns in a fresh process;
+write `result.json`. Every stage leaves its result on disk, so that an interrupted comparison goes
+on where it stopped.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cost_models.calibrate.host import processor, usable_cores
+from dynsearch.evaluate import static_costs
+from dynsearch.export.files import write_atomic
+from dynsearch.export.records import Confirmed
+from dynsearch.front_points import FullNetwork
+from dynsearch.gains.families import Searched, fronts_for, full_network, search_families
+from dynsearch.gains.picks import (
+    FamilyFront,
+    ReportTraces,
+    bound_of,
+    confirm_picks,
+    confirm_static,
+    family_fronts,
+)
+from dynsearch.job import Job
+from dynsearch.progress import Progress
+from dynsearch.quality.references import open_reference, reference_candidate
+from dynsearch.quality.train_apart import run_apart
+from dynsearch.search.runs import source_commit
+from dynsearch.threads import all_cores
+from search_spaces.codec import candidate_to_dict
+from search_spaces.workload import Workload
+
+SCHEMA_VERSION = 1
+BATCHES = (1, 8)  # above 1 sorted by length
+STATIC_LAYERS = (2, 3, 4)
+MIN_ROWS = 400
+
+
+def compare(
+    job: Job,
+    *,
+    out: Path,
+    seed: int,
+    trials: int | None = None,
+    rows: int = MIN_ROWS,
+    repeats: int = 5,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Compare the families of `job` for one seed; what is on disk already is used again.
+
+    Args:
+        job: The job; its budgets and other devices are left out.
+        out: Folder of the comparison; gets `<job>-seed<seed>/` and the run folders.
+        seed: Of training and search.
+        trials: Forward passes of each family; None: the job's.
+        rows: Report rows to time.
+        repeats: Repeats of the timing.
+        progress: Shows what happens.
+
+    Returns:
+        The content of `result.json`.
+
+    Raises:
+        InputError: whatever is wrong with the job.
+    """
+    folder = out / f"{job.name}-seed{seed}"
+    done = folder / "result.json"
+    if done.is_file():
+        found: dict[str, Any] = json.loads(done.read_text(encoding="utf-8"))
+        return found
+    folder.mkdir(parents=True, exist_ok=True)
+    searched = search_families(job, out=out / "runs", seed=seed, trials=trials, progress=progress)
+    joint = next(s for s in searched if s.family == "joint")
+    full = full_network(joint)
+    progress.stage("naming points on the search rows")
+    fronts = _all_fronts(searched, full, progress)
+    _freeze(folder, fronts, full)  # nothing is chosen after this line
+    progress.stage("confirming them on the report rows")
+    traces = ReportTraces(folder / "report-traces", joint.opened.quality)
+    with all_cores():
+        full_report = traces.get(full.outer["fp32"], full.trace.num_layers)
+    correct = full_report.logits[:, -1].argmax(axis=-1) == full_report.labels
+    picks = [p for f in fronts for p in f.picks]
+    confirmed = confirm_picks(
+        picks,
+        scene=joint.opened.scene,
+        full_correct=correct,
+        traces=traces,
+        on_progress=progress.share,
+    )
+    references = _references(joint, full, correct, progress)
+    progress.stage("timing everything in turns")
+    timings = folder / "timings.json"
+    plan = folder / "to-time.json"
+    _write(plan, _to_time(joint, full, fronts))
+    if not timings.is_file():
+        from dynsearch.gains.timed import time_apart
+
+        run_apart(
+            time_apart,
+            timings,
+            plan,
+            joint.opened.run.path,
+            rows,
+            repeats,
+            progress=progress.share,
+        )
+    result = {
+        "schema_version": SCHEMA_VERSION,
+        "job": job.name,
+        "seed": seed,
+        "commit": source_commit(),
+        "processor": processor(),
+        "cores": usable_cores(),
+        "threads": joint.opened.scene.workload.threads,
+        "passes": {s.family: len(s.traces) for s in searched},
+        "rows": {
+            "search": full.trace.num_samples,
+            "report": full_report.num_samples,
+            "timed": min(rows, full_report.num_samples),
+            "repeats": repeats,
+        },
+        "full": {
+            "selected_error": full.error,
+            "confirmed_error": float(1.0 - correct.mean()),
+        },
+        "references": references,
+        "fronts": [_front_record(f, confirmed) for f in fronts],
+        **json.loads(timings.read_text(encoding="utf-8")),
+    }
+    _write(done, result)
+    return result
+
+
+def _all_fronts(
+    searched: Sequence[Searched], full: FullNetwork, progress: Progress
+) -> list[FamilyFront]:
+    """Fronts of every family at every batch size."""
+    out = []
+    pairs = [(one, batch) for one in searched for batch in BATCHES]
+    for i, (one, batch) in enumerate(pairs):
+        workload = _workload(one, batch)
+        parts = fronts_for(one, workload, full.trace)
+        full_s = _full_seconds(one, full, workload)
+        out += family_fronts(one, parts, full, batch=batch, full_s=full_s)
+        progress.share((i + 1) / len(pairs))
+    return out
+
+
+def _workload(searched: Searched, batch: int) -> Workload:
+    return replace(searched.opened.scene.workload, batch=batch, sort=batch > 1)
+
+
+def _full_seconds(searched: Searched, full: FullNetwork, workload: Workload) -> dict[str, float]:
+    """Predicted time per sample of the full network, by number format."""
+    scene = replace(searched.opened.scene, workload=workload)
+    name = scene.devices[0].name
+    batching = full.exit_batching if workload.batch == 1 else "compact"
+    return {
+        dtype: static_costs(
+            scene,
+            outer,
+            full.trace.num_layers,
+            full.trace.lengths,
+            costs=("time_per_sample_s",),
+            exit_batching=batching,
+        )[name]["time_per_sample_s"]
+        for dtype, outer in full.outer.items()
+    }
+
+
+def _freeze(folder: Path, fronts: Sequence[FamilyFront], full: FullNetwork) -> None:
+    _write(
+        folder / "named.json",
+        {
+            "schema_version": SCHEMA_VERSION,
+            "full_error": full.error,
+            "fronts": [_front_record(f, {}) for f in fronts],
+        },
+    )
+
+
+def _front_record(front: FamilyFront, confirmed: dict[str, Confirmed]) -> dict[str, Any]:
+    return {
+        "family": front.family,
+        "dtype": front.dtype,
+        "batch": front.batch,
+        "passes": front.passes,
+        "hypervolume": front.hypervolume,
+        "points": [
+            {
+                "id": p.id,
+                "levels": list(p.levels),
+                "candidate": candidate_to_dict(p.candidate),
+                "selected_error": p.selected_error,
+                "selected_loss": p.selected_loss,
+                "error_bound": p.error_bound,
+                "predicted_s": p.predicted_s,
+                "confirmed": asdict(confirmed[p.id]) if p.id in confirmed else None,
+            }
+            for p in front.picks
+        ],
+    }
+
+
+def _references(
+    joint: Searched, full: FullNetwork, correct: NDArray[np.bool_], progress: Progress
+) -> list[dict[str, Any]]:
+    """The conventional network and the static ones: fine-tuned, and cut from the supernet."""
+    material, layers = joint.opened.material, full.trace.num_layers
+    static = [k for k in STATIC_LAYERS if k < layers]
+    out = []
+    for k in [layers, *static]:
+        name = "conventional" if k == layers else f"first {k} layers, fine-tuned"
+        progress.stage(f"reference: {name}")
+        quality = open_reference(material, k, progress=progress.share)
+        outer = reference_candidate(material, k, "fp32")
+        with all_cores():
+            selected, bound = bound_of(quality.record(outer, "search"), full)
+            found = confirm_static(quality.record(outer, "report"), correct)
+        out.append(
+            {
+                "name": name,
+                "layers": k,
+                "selected_error": selected,
+                "selected_loss": selected - full.error,
+                "error_bound": bound,
+                "confirmed": asdict(found),
+            }
+        )
+    return out
+
+
+def _to_time(joint: Searched, full: FullNetwork, fronts: Sequence[FamilyFront]) -> dict[str, Any]:
+    """Named points and references of each number format and batch size."""
+    groups = []
+    for dtype, outer in full.outer.items():
+        for batch in BATCHES:
+            named = {
+                p.id: candidate_to_dict(p.candidate)
+                for f in fronts
+                if (f.dtype, f.batch) == (dtype, batch)
+                for p in f.picks
+                if p.levels
+            }
+            static = [k for k in STATIC_LAYERS if k < full.trace.num_layers]
+            entries = named | {
+                f"first {k} layers": candidate_to_dict(replace(outer, depth=k)) for k in static
+            }
+            entries["full"] = candidate_to_dict(outer)
+            groups.append({"dtype": dtype, "batch": batch, "entries": entries})
+    return {"threads": joint.opened.scene.workload.threads, "groups": groups}
+
+
+def _write(path: Path, data: Any) -> None:
+    write_atomic(path, json.dumps(data, indent=1, allow_nan=False) + "\n")

@@ -1,0 +1,261 @@
+"""What a comparison found, over seeds, as Markdown: nothing is computed that was not measured."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import mean
+from typing import Any
+
+import numpy as np
+from scipy.stats import spearmanr
+
+from dynsearch.export.records import LOSS_LEVELS
+
+Result = Mapping[str, Any]
+
+
+def markdown(results: Sequence[Result]) -> str:
+    """Tables of one job; `results` are its `result.json` contents, one a seed."""
+    first = results[0]
+    rows = first["rows"]
+    seeds = ", ".join(str(r["seed"]) for r in results)
+    lines = [
+        f"## {first['job']}",
+        "",
+        f"{first['processor']}, {first['threads']} thread of {first['cores']} cores; commit "
+        f"`{(first['commit'] or 'unknown')[:7]}`; seeds {seeds}. {rows['search']:,} search rows, "
+        f"{rows['report']:,} report rows, {rows['timed']} timed x {rows['repeats']} repeats. "
+        f"Passes: {', '.join(f'{k} {v}' for k, v in first['passes'].items())}.",
+        "",
+        "Measured speed-up against the full network of the same number format at the same batch "
+        "size (8: sorted by length); in brackets the loss in points, confirmed on the report "
+        "rows. Each point is the fastest whose `error_bound` on the search rows allows the "
+        "level, named before the report rows were opened. *missed*: its confirmed loss is above "
+        "the level. Where there are several seeds, speed-ups and losses are means.",
+        "",
+        *_speed_table(results),
+        "",
+        *_reference_table(results),
+        "",
+        *_volume_table(results),
+        "",
+        *_agreement(results),
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def speed_cells(results: Sequence[Result]) -> list[dict[str, Any]]:
+    """One row a family, number format, batch size and level: the figures of each seed."""
+    cells = []
+    for result in results:
+        times = {(t["dtype"], t["batch"]): t["per_sample_s"] for t in result["timings"]}
+        for front in [*result["fronts"], *_static_fronts(result)]:
+            key = (front["dtype"], front["batch"])
+            full = times[key]["full"]["median"]
+            for level in LOSS_LEVELS:
+                point = next((p for p in front["points"] if level in p["levels"]), None)
+                cell = {
+                    "seed": result["seed"],
+                    "family": front["family"],
+                    "dtype": front["dtype"],
+                    "batch": front["batch"],
+                    "level": level,
+                }
+                if point is not None:
+                    spent = times[key][point["id"]]["median"]
+                    cell |= {
+                        "id": point["id"],
+                        "speed_up": full / spent,
+                        "against_fp32": times[("fp32", front["batch"])]["full"]["median"] / spent,
+                        "selected_loss": point["selected_loss"],
+                        "confirmed_loss": point["confirmed"]["loss"],
+                        "low": point["confirmed"]["low"],
+                        "high": point["confirmed"]["high"],
+                    }
+                cells.append(cell)
+    return cells
+
+
+def _static_fronts(result: Result) -> list[dict[str, Any]]:
+    """The fine-tuned static networks as a family: the shallowest that a level allows."""
+    out = []
+    static = [r for r in result["references"] if r["name"] != "conventional"]
+    for group in result["timings"]:
+        points = []
+        for r in static:
+            levels = [
+                level
+                for level in LOSS_LEVELS
+                if r["error_bound"] <= result["full"]["selected_error"] + level + 1e-12
+                and not any(
+                    q["layers"] < r["layers"]
+                    and q["error_bound"] <= result["full"]["selected_error"] + level + 1e-12
+                    for q in static
+                )
+            ]
+            points.append({**r, "levels": levels, "id": f"first {r['layers']} layers"})
+        out.append(
+            {
+                "family": "static",
+                "dtype": group["dtype"],
+                "batch": group["batch"],
+                "points": points,
+            }
+        )
+    return out
+
+
+def _speed_table(results: Sequence[Result]) -> list[str]:
+    cells = speed_cells(results)
+    head = [f"loss at most {100 * level:g}" for level in LOSS_LEVELS]
+    lines = [_row(["batch", "format", "family", *head]), _row(["---"] * (3 + len(head)))]
+    keys = dict.fromkeys((c["batch"], c["dtype"], c["family"]) for c in cells)
+    for batch, dtype, family in sorted(keys, key=lambda k: (k[0], k[1] != "fp32")):
+        texts = []
+        for level in LOSS_LEVELS:
+            mine = [
+                c
+                for c in cells
+                if (c["batch"], c["dtype"], c["family"], c["level"])
+                == (batch, dtype, family, level)
+            ]
+            texts.append(_cell(mine, level, len(results)))
+        lines.append(_row([batch, dtype, family, *texts]))
+    return lines
+
+
+def _cell(mine: Sequence[Mapping[str, Any]], level: float, seeds: int) -> str:
+    have = [c for c in mine if "speed_up" in c]
+    if not have:
+        return "none"
+    speed = mean(c["speed_up"] for c in have)
+    loss = mean(c["confirmed_loss"] for c in have)
+    text = f"{speed:.2f}x ({100 * loss:+.2f})"
+    if loss > level + 1e-12:
+        text += " *missed*"
+    if len(have) < seeds:
+        text += f" [{len(have)} of {seeds} seeds]"
+    return text
+
+
+def _reference_table(results: Sequence[Result]) -> list[str]:
+    lines = [
+        _row(["network", "error on report rows", "loss against the full network, points"]),
+        _row(["---"] * 3),
+    ]
+    errors = [r["full"]["confirmed_error"] for r in results]
+    lines.append(_row(["full network", _points(errors), "0"]))
+    for i, reference in enumerate(results[0]["references"]):
+        found = [r["references"][i]["confirmed"] for r in results]
+        loss = [100 * f["loss"] for f in found]
+        spread = f"{mean(loss):+.2f} [{min(f['low'] for f in found) * 100:+.2f}, "
+        spread += f"{max(f['high'] for f in found) * 100:+.2f}]"
+        lines.append(_row([reference["name"], _points([f["error"] for f in found]), spread]))
+    return lines
+
+
+def _volume_table(results: Sequence[Result]) -> list[str]:
+    families = list(dict.fromkeys(f["family"] for f in results[0]["fronts"]))
+    groups = list(dict.fromkeys((f["dtype"], f["batch"]) for f in results[0]["fronts"]))
+    head = [f"{dtype}, batch {batch}" for dtype, batch in groups]
+    lines = [_row(["hypervolume (search rows, predicted)", *head])]
+    lines.append(_row(["---"] * (1 + len(head))))
+    for family in families:
+        texts = []
+        for group in groups:
+            values = [
+                f["hypervolume"]
+                for r in results
+                for f in r["fronts"]
+                if (f["family"], f["dtype"], f["batch"]) == (family, *group)
+            ]
+            texts.append(f"{mean(values):.4f}" if values else "none")
+        lines.append(_row([family, *texts]))
+    return lines
+
+
+def agreement(results: Sequence[Result]) -> dict[str, Any]:
+    """How selected figures agree with confirmed ones, and predicted with measured ones."""
+    gaps = [100 * (p["confirmed"]["loss"] - p["selected_loss"]) for p in _points_of(results)]
+    errors = [100 * (p["confirmed"]["error"] - p["selected_error"]) for p in _points_of(results)]
+    groups = []
+    for dtype, batch in dict.fromkeys((t["dtype"], t["batch"]) for t in results[0]["timings"]):
+        predicted, measured = [], []
+        for result in results:
+            times = next(
+                t["per_sample_s"]
+                for t in result["timings"]
+                if (t["dtype"], t["batch"]) == (dtype, batch)
+            )
+            for front in result["fronts"]:
+                if (front["dtype"], front["batch"]) != (dtype, batch):
+                    continue
+                for p in front["points"]:
+                    if p["levels"]:
+                        predicted.append(p["predicted_s"])
+                        measured.append(times[p["id"]]["median"])
+        ratio = np.array(predicted) / np.array(measured)
+        rank = spearmanr(predicted, measured).statistic if len(set(measured)) > 2 else np.nan
+        groups.append(
+            {
+                "dtype": dtype,
+                "batch": batch,
+                "n": len(predicted),
+                "mape": float(np.abs(ratio - 1).mean()),
+                "spearman": float(rank),
+            }
+        )
+    return {
+        "loss_gap_points": {
+            "mean": float(np.mean(gaps)),
+            "worst": float(np.max(gaps)),
+            "se": float(np.std(gaps, ddof=1) / np.sqrt(len(gaps))) if len(gaps) > 1 else 0.0,
+            "n": len(gaps),
+        },
+        "accuracy_gap_points": {"mean": float(np.mean(errors)), "worst": float(np.max(errors))},
+        "predicted": groups,
+    }
+
+
+def _points_of(results: Sequence[Result]) -> Iterable[Mapping[str, Any]]:
+    for result in results:
+        seen = set()
+        for front in result["fronts"]:
+            for p in front["points"]:
+                if p["id"] not in seen:
+                    seen.add(p["id"])
+                    yield p
+
+
+def _agreement(results: Sequence[Result]) -> list[str]:
+    found = agreement(results)
+    gap, accuracy = found["loss_gap_points"], found["accuracy_gap_points"]
+    lines = [
+        f"Confirmed minus selected loss over {gap['n']} points: mean {gap['mean']:+.2f} points "
+        f"(standard error {gap['se']:.2f}), worst {gap['worst']:+.2f}. Selected minus confirmed "
+        f"accuracy, which also holds what separates the two splits: mean "
+        f"{accuracy['mean']:+.2f}, worst {accuracy['worst']:+.2f}.",
+        "",
+        _row(["predicted against measured, named points", "points", "MAPE", "Spearman"]),
+        _row(["---"] * 4),
+    ]
+    for g in found["predicted"]:
+        lines.append(
+            _row(
+                [
+                    f"{g['dtype']}, batch {g['batch']}",
+                    g["n"],
+                    f"{100 * g['mape']:.1f} %",
+                    f"{g['spearman']:.3f}",
+                ]
+            )
+        )
+    return lines
+
+
+def _points(errors: Sequence[float]) -> str:
+    return " / ".join(f"{100 * e:.2f} %" for e in errors)
+
+
+def _row(cells: Iterable[Any]) -> str:
+    return "| " + " | ".join(str(c) for c in cells) + " |"

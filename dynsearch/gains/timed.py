@@ -1,0 +1,94 @@
+"""The stopwatch: every named point and reference of a number format and batch size, in turns.
+
+It runs in a process of its own, so that nothing that training or searching left behind (threads,
+caches, memory) is timed with it. A static network costs the same whatever its weights are, so
+the layers of the supernet stand for those of a fine-tuned one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from dynsearch.bench_timing import encoder_runner, make_blocks, quiet_machine, time_interleaved
+from dynsearch.export.files import write_atomic
+from dynsearch.opened import reopen
+from dynsearch.search.runs import open_run
+from search_spaces.codec import candidate_from_dict
+
+
+def time_apart(
+    progress: Callable[[float, str], None],
+    path: Path,
+    plan_file: Path,
+    run: Path,
+    rows: int,
+    repeats: int,
+) -> None:
+    """Time the groups of `plan_file` on the report rows of a run; writes `path`.
+
+    Args:
+        progress: Gets the share that is done.
+        path: Gets `timings`, a list by group of seconds per sample by entry.
+        plan_file: Threads, and groups of `dtype`, `batch`, `entries` (name -> candidate).
+        run: Run folder that holds the supernet.
+        rows: How many report rows are timed.
+        repeats: Repeats of everything.
+    """
+    plan = json.loads(plan_file.read_text(encoding="utf-8"))
+    quality = reopen(open_run(run)).quality
+    tokens = quality.splits["report"].tokens
+    timings = []
+    for i, group in enumerate(plan["groups"]):
+        blocks = make_blocks(tokens, min(rows, len(tokens)), batch=group["batch"])
+        counter = _Counter(progress, i, len(plan["groups"]), len(blocks) * repeats)
+        timings.append(_time_group(quality, group, blocks, plan["threads"], repeats, counter))
+    text = json.dumps({"timings": timings}, indent=1, allow_nan=False)
+    write_atomic(path, text + "\n")
+
+
+def _time_group(
+    quality: Any,
+    group: Mapping[str, Any],
+    blocks: list[list[Any]],
+    threads: int,
+    repeats: int,
+    on_block: Callable[[], None],
+) -> dict[str, Any]:
+    entries: Mapping[str, Any] = group["entries"]
+    encoder = quality.encoder(group["dtype"])
+    runners = [
+        encoder_runner(encoder, candidate_from_dict(c, file="to-time.json"), group["batch"])
+        for c in entries.values()
+    ]
+    with quiet_machine(threads):
+        found = time_interleaved(runners, blocks, repeats=repeats, seed=0, on_block=on_block)
+    spent, middle = found.per_sample_s, found.per_sample_median_s  # [R, C], [C]
+    return {
+        "dtype": group["dtype"],
+        "batch": group["batch"],
+        "per_sample_s": {
+            name: {
+                "median": float(middle[i]),
+                "least": float(spent[:, i].min()),
+                "most": float(spent[:, i].max()),
+            }
+            for i, name in enumerate(entries)
+        },
+    }
+
+
+class _Counter:
+    """Counts blocks and reports the share of everything that is done."""
+
+    def __init__(
+        self, progress: Callable[[float, str], None], group: int, groups: int, steps: int
+    ) -> None:
+        self._progress, self._group, self._groups, self._steps = progress, group, groups, steps
+        self._done = 0
+
+    def __call__(self) -> None:
+        self._done += 1
+        self._progress((self._group + self._done / self._steps) / self._groups, "")

@@ -1,0 +1,173 @@
+"""The strict comparison, end to end on a tiny real model, and its rules on small tables."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cost_models import device as device_module
+from dynsearch.cli import run
+from dynsearch.gains.table import speed_cells
+from dynsearch.testing import tiny_data, tiny_model
+
+JOB = """
+schema_version = 1
+name = "tiny"
+[model]
+folder = "model"
+[data]
+file = "data.jsonl"
+[training]
+epochs = 2
+learning_rate = 1e-3
+head_learning_rate = 3e-3
+threads = 1
+[space]
+[space.skim]
+layers = [1, 2]
+keep = [1.0, 0.5]
+[space.experts]
+groups = [[1, 2], [3, 4]]
+counts = [1, 4]
+active = [0.25]
+[space.exits]
+layers = [1, 2, 3]
+min_depth = 2
+[workload]
+max_len = 24
+[search]
+trials = 3
+workers = 1
+sampler = "random"
+"""
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = tmp_path_factory.mktemp("gains")
+    tiny_model(home / "model")
+    tiny_data(home / "data.jsonl", 1200)
+    (home / "job.toml").write_text(JOB, encoding="utf-8")
+    shipped = Path(device_module.__file__).parent / "devices" / "generic-x86-avx2.toml"
+    (home / "cache" / "devices").mkdir(parents=True)
+    shutil.copyfile(shipped, home / "cache" / "devices" / "local-1.toml")
+    return home
+
+
+@pytest.fixture(scope="module")
+def result(home: Path) -> dict[str, Any]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DYNSEARCH_CACHE", str(home / "cache"))
+        options = ["--out", str(home / "out"), "--rows", "24", "--repeats", "2", "-q"]
+        assert run(["gains", str(home / "job.toml"), *options]) == 0
+    found: dict[str, Any] = json.loads((home / "out" / "tiny-seed0" / "result.json").read_text())
+    return found
+
+
+@pytest.mark.ray
+def test_every_family_has_the_same_supernet_and_no_more_passes_than_the_job(home, result):
+    assert list(result["passes"]) == ["exit-only", "skim-only", "experts-only", "joint"]
+    assert all(1 <= n <= 3 for n in result["passes"].values())
+    assert result["passes"]["exit-only"] == 1  # one number format: only the full network's pass
+    assert len(list((home / "cache" / "supernets").iterdir())) == 1
+
+
+@pytest.mark.ray
+def test_families_hold_only_their_own_ideas(result):
+    allowed = {
+        "exit-only": {"exits"},
+        "skim-only": {"skim"},
+        "experts-only": {"moe"},
+    }
+    for front in result["fronts"]:
+        for point in front["points"]:
+            used = {key for key in ("exits", "skim", "moe") if point["candidate"].get(key)}
+            assert used <= allowed.get(front["family"], {"exits", "skim", "moe"})
+            if front["family"] == "joint, combined":
+                assert len(used) > 1
+
+
+@pytest.mark.ray
+def test_named_points_were_frozen_before_they_were_confirmed(home, result):
+    frozen = json.loads((home / "out" / "tiny-seed0" / "named.json").read_text())
+    for before, after in zip(frozen["fronts"], result["fronts"], strict=True):
+        assert all(p["confirmed"] is None for p in before["points"])
+        stripped = [{**p, "confirmed": None} for p in after["points"]]
+        assert stripped == before["points"]
+
+
+@pytest.mark.ray
+def test_a_named_point_is_the_fastest_that_its_bound_allows(result):
+    full = result["full"]["selected_error"]
+    for front in result["fronts"]:
+        for point in front["points"]:
+            for level in point["levels"]:
+                assert point["error_bound"] <= full + level + 1e-9
+                faster = [p for p in front["points"] if p["predicted_s"] < point["predicted_s"]]
+                assert all(p["error_bound"] > full + level for p in faster)
+
+
+@pytest.mark.ray
+def test_every_named_point_and_reference_is_timed_in_its_own_group(result):
+    for front in result["fronts"]:
+        group = next(
+            t
+            for t in result["timings"]
+            if (t["dtype"], t["batch"]) == (front["dtype"], front["batch"])
+        )
+        named = {p["id"] for p in front["points"] if p["levels"]}
+        assert named <= set(group["per_sample_s"])
+        assert {"full", "first 2 layers", "first 3 layers"} <= set(group["per_sample_s"])
+        assert all(
+            0 < t["least"] <= t["median"] <= t["most"] for t in group["per_sample_s"].values()
+        )
+
+
+@pytest.mark.ray
+def test_references_are_fine_tuned_networks_of_their_own(home, result):
+    names = [r["name"] for r in result["references"]]
+    assert names[0] == "conventional"
+    assert "first 2 layers, fine-tuned" in names
+    assert len(list((home / "cache" / "references").iterdir())) == len(names)
+    assert result["references"][0]["confirmed"]["error"] < 0.4  # it did learn
+
+
+@pytest.mark.ray
+def test_a_finished_comparison_is_read_back(home, result, monkeypatch):
+    monkeypatch.setenv("DYNSEARCH_CACHE", str(home / "nothing-here"))
+    text = home / "out" / "gains.md"
+    before = text.read_text()
+    assert run(["gains", str(home / "job.toml"), "--out", str(home / "out"), "-q"]) == 0
+    assert text.read_text() == before
+
+
+def test_speed_up_is_a_ratio_of_times_in_one_group_and_missed_levels_stay():
+    point = {
+        "id": "a",
+        "levels": [0.01],
+        "selected_loss": 0.005,
+        "confirmed": {"loss": 0.02, "low": 0.01, "high": 0.03, "error": 0.2},
+    }
+    result = {
+        "seed": 0,
+        "full": {"selected_error": 0.1},
+        "references": [],
+        "fronts": [{"family": "joint", "dtype": "bf16", "batch": 1, "points": [point]}],
+        "timings": [
+            {
+                "dtype": dtype,
+                "batch": 1,
+                "per_sample_s": {"a": {"median": 1.0}, "full": {"median": full}},
+            }
+            for dtype, full in (("fp32", 10.0), ("bf16", 4.0))
+        ],
+    }
+    cells = {c["level"]: c for c in speed_cells([result]) if c["family"] == "joint"}
+    assert cells[0.01]["speed_up"] == 4.0
+    assert cells[0.01]["against_fp32"] == 10.0
+    assert cells[0.01]["confirmed_loss"] == 0.02
+    assert "speed_up" not in cells[0.0]
