@@ -4,6 +4,9 @@ Rules of the comparison: at least 24 configurations over at least 3x in predicte
 more each with skimming and with experts, the full network and static truncations timed too but
 not counted, at least 400 rows, blocks interleaved over configurations, medians over repeats.
 `predicted_s` uses the search rows' activity; `predicted_same_rows_s` the timed rows' own.
+`predicted_scaled_s` is `predicted_s` times one factor per number format and batch size, measured
+over predicted time of the full network: what is left when the machine is faster or slower today
+than when it was calibrated. The plain figure stays the one that is judged.
 """
 
 from __future__ import annotations
@@ -229,7 +232,14 @@ def _pool_of(
     return pool, list({c.candidate.depth: c for c in reversed(statics)}.values())[::-1]
 
 
+def _scale(group: _Group, timings: Timings) -> float:
+    """Measured over predicted time of the full network, which is always timed."""
+    i = next(i for i, c in enumerate(group.configs) if c.family == "full")
+    return float(timings.latency_median_s[i] / group.predicted.mean_s[i])
+
+
 def _rows(group: _Group, timings: Timings, own: F64 | None, threads: int) -> list[dict[str, Any]]:
+    scale = _scale(group, timings)
     latency, per_sample = timings.latency_median_s, timings.per_sample_median_s
     return [
         {
@@ -244,6 +254,7 @@ def _rows(group: _Group, timings: Timings, own: F64 | None, threads: int) -> lis
             "low_s": float(group.predicted.low_s[i]),
             "high_s": float(group.predicted.high_s[i]),
             "predicted_same_rows_s": None if own is None else float(own[i]),
+            "predicted_scaled_s": float(group.predicted.mean_s[i]) * scale,
             "measured_s": float(latency[i]),
             "measured_min_s": float(timings.latency_s[:, i].min()),
             "measured_max_s": float(timings.latency_s[:, i].max()),
@@ -262,6 +273,7 @@ def _figures(group: _Group, timings: Timings, own: F64 | None) -> dict[str, dict
         "mape": {
             "value": mape(p.mean_s[use], m[use]),
             "same_rows": None if own is None else mape(np.asarray(own)[use], m[use]),
+            "scaled": mape(p.mean_s[use] * _scale(group, timings), m[use]),
             "n": int(use.sum()),
         },
         "spearman": {"value": rank_correlation(p.mean_s[use], m[use])},

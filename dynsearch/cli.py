@@ -152,6 +152,9 @@ def bench(
     configs: Annotated[int, typer.Option(min=1, help="Configurations timed.")] = 24,
     batch: Annotated[str, typer.Option(help="Batch sizes, separated by commas.")] = "1,8",
     repeats: Annotated[int, typer.Option(min=1, help="Repeats of everything.")] = 5,
+    data: Annotated[
+        Path | None, typer.Option(help="Other texts: what named points do and cost on them.")
+    ] = None,
     json_: Json = False,
     quiet: Quiet = False,
 ) -> int:
@@ -162,6 +165,9 @@ def bench(
     from dynsearch.progress import make_progress
 
     with make_progress(quiet=quiet) as progress:
+        if data is not None:
+            found = main_job.bench_data(run, data, rows=rows, repeats=repeats, progress=progress)
+            return _finish(ctx, found, show.shift)
         result = main_job.bench(
             run,
             rows=rows,

@@ -189,6 +189,35 @@ def bench(
     return result
 
 
+def bench_data(
+    run_dir: Path,
+    data: Path,
+    *,
+    rows: int = 400,
+    repeats: int = 5,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Named points of a run on the texts of another file: exit rates, cost, quality, budgets.
+
+    Raises:
+        InputError: the run has no front or was not priced for this machine, or no such texts.
+    """
+    from dynsearch.shift import read_other, shift
+
+    progress.stage("opening the run")
+    opened = reopen(open_run(run_dir))
+    other = read_other(data, opened)
+    progress.stage("running configurations on the other texts")
+    return shift(
+        opened,
+        read_front(run_dir),
+        other,
+        rows=rows,
+        repeats=repeats,
+        on_progress=progress.share,
+    )
+
+
 def _finished(job: Job, run: Run) -> Front | None:
     """The confirmed front of a run that has made all its passes, which nothing may touch."""
     try:

@@ -10,13 +10,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dynsearch.bench import Predictions, bench_run
-from dynsearch.bench_select import REFERENCE_FAMILIES, BenchConfig, config_of, pool_from_front
+from dynsearch.bench_select import (
+    MIN_CONFIGS,
+    MIN_SPAN,
+    REFERENCE_FAMILIES,
+    BenchConfig,
+    config_of,
+    pool_from_front,
+)
 from dynsearch.evaluate import Scene, blank_trace
 from dynsearch.export.records import Front
 from dynsearch.quality.trace import Trace, load_trace
 from dynsearch.search.fronts import MergedFront
 from dynsearch.sim.layer_cost import LayerCost
 from dynsearch.sim.replay import Replayer
+from dynsearch.threads import all_cores
 from search_spaces.candidate import Candidate, apply_policy, policies_of
 from search_spaces.codec import candidate_hash
 from search_spaces.errors import InputError
@@ -29,6 +37,7 @@ if TYPE_CHECKING:
 
 Z90 = 1.645
 PER_PASS = 8  # points of each pass's front that join the pool
+WIDER_SETTINGS, WIDER_POLICIES = 5, 8  # drawn where a format's own points lie too close together
 F64 = NDArray[np.float64]
 
 
@@ -49,7 +58,7 @@ def bench_run_folder(
     Raises:
         InputError: the run was not priced for this machine ("local"), or no front fits.
     """
-    device = _local(opened)
+    device = local_device(opened)
     settings = {n: opened.settings[n] for n in traces}
     known = _known(parts, settings, device)
     full = opened.material.space.full()
@@ -60,11 +69,13 @@ def bench_run_folder(
         scene=replace(
             opened.scene, devices=tuple(d for d in opened.scene.devices if d.name == device)
         ),
-        known=known,
+        known=dict(known),
         traces={candidate_hash(settings[n]): path for n, path in traces.items()},
         full=full,
         opened=opened,
     )
+    for dtype in opened.material.space.table.dtype:
+        pool += _wider(opened, predictor, [c for c in pool if c.candidate.dtype == dtype], dtype)
     return bench_run(
         opened.run.path,
         rows=opened.quality.splits["report"].tokens,
@@ -88,7 +99,12 @@ def bench_run_folder(
     )
 
 
-def _local(opened: Opened) -> str:
+def local_device(opened: Opened) -> str:
+    """Name of this machine among the devices of a run.
+
+    Raises:
+        InputError: it is not among them.
+    """
     names = [d.name for d in opened.scene.devices]
     for name, device in zip(opened.job.devices, names, strict=True):
         if name == "local":
@@ -113,6 +129,45 @@ def _known(
             outer = settings[int(part.trial[i])]
             out[_key(apply_policy(outer, part.policies, i))] = outer
     return out
+
+
+def _wider(
+    opened: Opened, predictor: _Predictor, mine: Sequence[BenchConfig], dtype: str
+) -> list[BenchConfig]:
+    """More configurations of a number format whose own ones lie too close together in latency.
+
+    A format that is slow on this machine leaves few points, all of them shallow. Settings and
+    policies are drawn uniformly from the space, without regard to budgets; their passes over
+    the search rows are run now.
+    """
+    dynamic = [c for c in mine if c.family not in REFERENCE_FAMILIES]
+    if not dynamic:
+        return []
+    seconds = predictor.predict([c.candidate for c in dynamic], 1).mean_s
+    if seconds.max() >= MIN_SPAN * seconds.min() and len(dynamic) >= MIN_CONFIGS:
+        return []
+    space, rng = opened.material.space, np.random.default_rng(0)
+    drawn = [
+        space.normalise({**setting, "dtype": dtype})
+        for setting in [space.full_params(), *space.sample_outer(rng, WIDER_SETTINGS)]
+    ]
+    outers = {candidate_hash(o): o for o in map(space.decode, drawn)}
+    out: list[BenchConfig] = []
+    for key, outer in outers.items():
+        with all_cores():
+            predictor.remember(key, opened.quality.record(outer, "search"))
+        policies = space.inner.sample(
+            rng,
+            WIDER_POLICIES,
+            num_layers=outer.backbone.num_layers,
+            num_classes=opened.scene.num_classes,
+        )
+        for i in range(len(policies)):
+            candidate = apply_policy(outer, policies, i)
+            predictor.known[_key(candidate)] = outer
+            out.append(config_of(candidate))
+    have = {c.id for c in mine}
+    return [c for c in out if c.id not in have and c.family not in REFERENCE_FAMILIES]
 
 
 def _key(candidate: Candidate) -> str:
@@ -141,11 +196,15 @@ class _Predictor:
     """Prices candidates with the activity of recorded rows."""
 
     scene: Scene
-    known: Mapping[str, Candidate]
+    known: dict[str, Candidate]
     traces: Mapping[str, Path]  # search traces by hash of the outer setting
     full: Candidate
     opened: Opened
     _loaded: dict[tuple[str, int], Trace] = field(default_factory=dict)
+
+    def remember(self, key: str, trace: Trace) -> None:
+        """Use `trace` of the search rows for the outer setting whose hash is `key`."""
+        self._loaded[(key, 0)] = trace
 
     def predict(self, candidates: Sequence[Candidate], batch: int) -> Predictions:
         """Mean latency with the activity of the search rows."""

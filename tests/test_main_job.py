@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,11 @@ from dynsearch.job import load_job
 from dynsearch.models.dynamic import plan_of
 from dynsearch.opened import reopen
 from dynsearch.progress import make_progress
+from dynsearch.quality.data import read_examples
+from dynsearch.quality.splits import split_examples
 from dynsearch.quality.trace import load_trace
 from dynsearch.search.runs import open_run
-from dynsearch.testing import tiny_data, tiny_model
+from dynsearch.testing import tiny_data, tiny_model, tiny_texts
 from search_spaces.codec import candidate_from_dict
 
 JOB = """
@@ -250,3 +253,64 @@ def test_a_run_of_other_data_is_not_resumed(found, home, tmp_path):
     (copy / "job.toml").write_text(job.replace(str(home / "data.jsonl"), str(other)))
     with pytest.raises(InputError, match="differ from what the run began with"):
         main_job.resume(copy, progress=make_progress(quiet=True))
+
+
+@pytest.mark.ray
+def test_on_the_search_rows_themselves_nothing_shifts(home, found, tmp_path):
+    rows = split_examples(read_examples(home / "data.jsonl"))["search"]
+    file = tmp_path / "same.jsonl"
+    lines = [
+        json.dumps({"text": text, "label": rows.labels[k]})
+        for text, k in zip(rows.texts, rows.classes, strict=True)
+    ]
+    file.write_text("\n".join(lines), encoding="utf-8")
+    result = main_job.bench_data(
+        Path(found["run"]), file, rows=16, repeats=1, progress=make_progress(quiet=True)
+    )
+    assert result["data"]["known_labels"] == result["data"]["rows"] == len(rows)
+    assert result["rows"]
+    for row in result["rows"]:
+        assert row["reach"] == pytest.approx(row["reach_search"])
+        assert row["error"] == pytest.approx(row["error_search"])
+        assert row["predicted_s"] == pytest.approx(row["predicted_search_s"])
+        assert row["measured_s"] > 0
+        assert all(b["holds"] for b in row["budgets"] if row["named"])
+
+
+@pytest.mark.ray
+def test_longer_texts_of_no_known_class_cost_more_and_have_no_error(home, found, tmp_path):
+    texts = [text for text, _ in tiny_texts(80, seed=5)]
+    file = tmp_path / "other.csv"
+    with file.open("w", newline="", encoding="utf-8") as f:
+        table = csv.DictWriter(f, ["text", "label"])
+        table.writeheader()
+        table.writerows({"text": f"{a} {b} {a}", "label": "oos"} for a, b in pairwise(texts))
+    result = main_job.bench_data(
+        Path(found["run"]), file, rows=16, repeats=1, progress=make_progress(quiet=True)
+    )
+    data = result["data"]
+    assert data["unknown_labels"] == {"oos": 79}
+    assert data["truncated"] > 0
+    assert data["mean_tokens"] > data["mean_tokens_search"]
+    full = next(r for r in result["rows"] if r["family"] == "full")
+    assert full["error"] is None
+    assert full["predicted_s"] > full["predicted_search_s"]
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("a.csv", "body\nfine\n", "column missing"),
+        ("a.csv", "text\n", "no rows"),
+        ("a.jsonl", '{"text": 5}', "no text in this row"),
+        ("missing.csv", None, "no such data file"),
+    ],
+)
+def test_other_texts_that_are_none_are_refused(found, tmp_path, name, content, says):
+    if content is not None:
+        (tmp_path / name).write_text(content, encoding="utf-8")
+    with pytest.raises(InputError, match=says):
+        main_job.bench_data(
+            Path(found["run"]), tmp_path / name, progress=make_progress(quiet=True)
+        )

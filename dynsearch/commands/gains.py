@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from dynsearch.export.files import write_atomic
+from dynsearch.gains.plot import figure
 from dynsearch.gains.run import compare
 from dynsearch.gains.table import agreement, markdown, speed_cells
 from dynsearch.job import find_job, load_job
@@ -23,7 +24,7 @@ def gains(
     repeats: int,
     progress: Progress,
 ) -> dict[str, Any]:
-    """Compare the families of every job for every seed, and write tables.
+    """Compare the families of every job for every seed, and write tables and plots.
 
     Args:
         jobs: Job files, or names of shipped ones.
@@ -38,7 +39,7 @@ def gains(
         `files` and `cells`, as `--json` prints it.
     """
     loaded = [load_job(find_job(path)) for path in jobs]
-    texts, cells, agreed = [], [], {}
+    texts, cells, agreed, files = [], [], {}, []
     for job in loaded:
         results = [
             compare(
@@ -52,15 +53,17 @@ def gains(
             )
             for seed in seeds
         ]
-        texts.append(markdown(results))
+        plot = write_atomic(out / f"{job.name}.svg", figure(results))
+        files.append(plot)
+        texts.append(f"{markdown(results)}\n![measured speed-ups]({plot.name})\n")
         cells += [{"job": job.name, **cell} for cell in speed_cells(results)]
         agreed[job.name] = agreement(results)
     path = write_atomic(out / "gains.md", "# Gains\n\n" + "\n".join(texts))
-    return {"files": [str(path)], "cells": cells, "agreement": agreed}
+    return {"files": [str(f) for f in (path, *files)], "cells": cells, "agreement": agreed}
 
 
 def show(result: dict[str, Any], out: TextIO) -> None:
     """The tables."""
+    out.write(Path(result["files"][0]).read_text(encoding="utf-8"))
     for path in result["files"]:
-        out.write(Path(path).read_text(encoding="utf-8"))
-        out.write(f"\nwritten: {path}\n")
+        out.write(f"written: {path}\n")

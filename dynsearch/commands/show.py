@@ -95,6 +95,59 @@ def bench(result: Result, out: TextIO) -> None:
     _agreement(result, out)
 
 
+def shift(result: Result, out: TextIO) -> None:
+    """What named points do on other texts, beside what they did on the search rows."""
+    data = result["data"]
+    out.write(
+        f"{data['name']}: {data['rows']} texts, {data['mean_tokens']:.0f} tokens on average "
+        f"(search rows {data['mean_tokens_search']:.0f}), {data['truncated']} cut to the longest "
+        "input\n"
+    )
+    unknown = data["unknown_labels"]
+    if unknown:
+        shown = ", ".join(f"{name} {n}" for name, n in sorted(unknown.items())[:5])
+        out.write(f"without a class that the network knows: {sum(unknown.values())} ({shown})\n")
+    columns = (
+        "id",
+        "family",
+        "dtype",
+        "mean depth",
+        "before",
+        "error %",
+        "before %",
+        "predicted ms",
+        "before ms",
+        "measured ms",
+        "budgets",
+    )
+    rows = [
+        [
+            row["id"],
+            row["family"],
+            row["dtype"],
+            f"{row['mean_depth']:.2f}",
+            "-" if row["mean_depth_search"] is None else f"{row['mean_depth_search']:.2f}",
+            percent(row["error"]),
+            percent(row["error_search"]),
+            milliseconds(row["predicted_s"]),
+            milliseconds(row["predicted_search_s"]),
+            milliseconds(row["measured_s"]),
+            _kept(row["budgets"]),
+        ]
+        for row in result["rows"]
+    ]
+    print_table(
+        out, "named points and the full network; before = on the search rows", columns, rows
+    )
+
+
+def _kept(budgets: list[Result]) -> str:
+    broken = [b for b in budgets if not b["holds"]]
+    if not broken:
+        return "hold"
+    return ", ".join(f"{b['budget']} needs {b['value']:.4g} of {b['limit']:.4g}" for b in broken)
+
+
 def _agreement(result: Result, out: TextIO) -> None:
     names = ("mape", "spearman", "coverage")
     groups: dict[tuple[str, str, str], dict[str, float | None]] = {}
@@ -102,10 +155,13 @@ def _agreement(result: Result, out: TextIO) -> None:
         for entry in result.get(name, ()):
             group = (str(entry["runtime"]), str(entry["dtype"]), str(entry["batch"]))
             groups.setdefault(group, {})[name] = entry["value"]
+            if name == "mape":
+                groups[group]["mape scaled"] = entry.get("scaled")
+    shown = ("mape", "mape scaled", "spearman", "coverage")
     rows = [
-        [*group, *(_plain(values.get(name)) for name in names)] for group, values in groups.items()
+        [*group, *(_plain(values.get(name)) for name in shown)] for group, values in groups.items()
     ]
-    print_table(out, "agreement", ("runtime", "dtype", "batch", *names), rows)
+    print_table(out, "agreement", ("runtime", "dtype", "batch", *shown), rows)
 
 
 def _plain(value: float | None) -> str:

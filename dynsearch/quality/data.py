@@ -27,6 +27,7 @@ DEMO_DATA = {  # package -> (csv inside it, column of the subset, {our name: the
         {"sentences": "rotten_tomatoes", "reviews": "imdb"},
     )
 }
+Texts = tuple[list[str], list[str]]
 MAX_SHOWN = 5  # problems of one kind that an error lists
 
 
@@ -127,6 +128,37 @@ def read_examples(
     labels = _labels(path, label, names)
     index = {name: k for k, name in enumerate(labels)}
     return Examples(texts, [index[x] for x in names], labels)
+
+
+def read_unchecked(path: Path, *, text: str = "text", label: str = "label") -> Texts:
+    """Texts of a `.jsonl` or `.csv` file, and their labels where they have one.
+
+    Unlike `read_examples` it takes whatever labels there are, none included: the texts are run,
+    nothing is trained on them.
+
+    Returns:
+        `(texts, labels)`; an absent label is an empty string.
+
+    Raises:
+        InputError: missing file, no column `text`, a row without text, no rows.
+    """
+    if not path.is_file():
+        raise InputError.one(path, "", None, "no such data file")
+    texts, names = [], []
+    for line, row in _rows(path):
+        if text not in row:
+            have = ", ".join(str(k) for k in row)
+            says = f"column missing in line {line}; it has: {have}"
+            raise InputError.one(path, text, "", says)
+        value, kind = row[text], row.get(label)
+        if not isinstance(value, str) or not value.strip():
+            place = f"line {line}, {text}"
+            raise InputError.one(path, place, repr(value)[:60], "no text in this row")
+        texts.append(value)
+        names.append("" if kind is None else str(kind))
+    if not texts:
+        raise InputError.one(path, "", None, "no rows in this file")
+    return texts, names
 
 
 def _rows(path: Path) -> Iterator[tuple[int, dict[str, object]]]:
