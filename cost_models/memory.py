@@ -58,7 +58,8 @@ def weight_values(
 ) -> F64:
     """Numbers (not bytes) in the weights that each candidate keeps [B]."""
     b, h = candidates.backbone, candidates.backbone.hidden_size
-    embeddings = (b.vocab_size + b.max_len + b.type_vocab_size + 2) * h
+    e = b.embedding_width
+    embeddings = (b.vocab_size + b.max_len + b.type_vocab_size + 2) * e + (e + 1) * h * (e != h)
     below = np.arange(b.num_layers) < candidates.depth[:, None]  # [B, L]
     split = below & (candidates.num_experts > 1)
     routed = np.where(split, candidates.num_experts * (2 * h + 1) + h, 0)  # router, mean outputs

@@ -66,15 +66,22 @@ def search(
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Start anew; a trained supernet is used again.")
     ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what it would take; train and write nothing.")
+    ] = False,
     json_: Json = False,
     quiet: Quiet = False,
 ) -> int:
     """Run a job file to a front, or go on with it."""
+    from dynsearch.commands import show
     from dynsearch.job import find_job, load_job, override
 
     loaded = override(load_job(find_job(job)), trials=trials, workers=workers, seed=seed)
+    if dry_run:
+        from dynsearch.dry_run import dry_run as estimate
+
+        return _finish(ctx, estimate(loaded), show.dry_run)
     from dynsearch import main_job
-    from dynsearch.commands import show
     from dynsearch.progress import make_progress
 
     with make_progress(quiet=quiet) as progress:
@@ -88,6 +95,26 @@ def search(
             progress=progress,
         )
     return _finish(ctx, result, show.search)
+
+
+@app.command()
+def init(
+    ctx: typer.Context,
+    model: Annotated[Path, typer.Option(help="Folder of the pretrained encoder.")],
+    data: Annotated[Path, typer.Option(help="CSV or JSONL file, one labelled text a row.")],
+    out: Annotated[Path, typer.Option(help="Job file to write.")] = Path("job.toml"),
+    text_column: Annotated[str | None, typer.Option(help="Column of the text.")] = None,
+    label_column: Annotated[str | None, typer.Option(help="Column of the label.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Write over a file there.")] = False,
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> int:
+    """Write a commented job file for one's own model and texts."""
+    from dynsearch.commands import show
+    from dynsearch.init_job import init as make
+
+    found = make(model, data, out, text=text_column, label=label_column, force=force)
+    return _finish(ctx, found, show.files)
 
 
 @app.command()
@@ -237,6 +264,40 @@ def calibrate(
         progress.stage("measuring this machine")
         result = devices.calibrate(out, seconds=seconds, threads=threads, progress=progress.share)
     return _finish(ctx, result, show.calibrate)
+
+
+@app.command()
+def schema(
+    ctx: typer.Context,
+    out: Annotated[Path | None, typer.Option(help="File to write; else it is printed.")] = None,
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> int:
+    """JSON Schema of the job file, by which editors complete and check it."""
+    import json
+
+    from dynsearch.commands import show
+    from dynsearch.export.files import write_atomic
+    from dynsearch.job_schema import job_schema
+
+    text = json.dumps(job_schema(), indent=1) + "\n"
+    if out is None:
+        return _finish(ctx, {"schema": json.loads(text)}, show.schema)
+    return _finish(ctx, {"files": [str(write_atomic(out, text))]}, show.files)
+
+
+@app.command()
+def doctor(
+    ctx: typer.Context,
+    out: Annotated[Path, typer.Option(help="Folder that runs go to.")] = Path("runs/out"),
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> int:
+    """Check this machine: versions, room, number formats, Ray, calibration, noise of timings."""
+    from dynsearch import doctor as checks
+    from dynsearch.commands import show
+
+    return _finish(ctx, checks.doctor(out), show.doctor)
 
 
 @app.command("devices")

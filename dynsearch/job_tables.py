@@ -97,11 +97,11 @@ class DataTable(Table):
 class TrainingTable(Table):
     """How the supernet is fine-tuned, once."""
 
-    epochs: Count = 4
-    batch: Count = 32
-    learning_rate: Positive = 1e-4
-    head_learning_rate: Positive = 1e-3
-    seed: int = Field(default=0, ge=0)
+    epochs: Count = Field(default=4, description="Times that each labelled text is seen")
+    batch: Count = Field(default=32, description="Texts of a training step")
+    learning_rate: Positive = Field(default=1e-4, description="Of the layers, at its highest")
+    head_learning_rate: Positive = Field(default=1e-3, description="Of the exit heads")
+    seed: int = Field(default=0, ge=0, description="Of order, heads and sampled sub-networks")
     expert_counts: Annotated[tuple[Count, ...], Field(strict=False)] | None = Field(
         default=None,
         description="Expert counts that the supernet is trained for; those of the space if absent",
@@ -114,17 +114,19 @@ class TrainingTable(Table):
 class WorkloadTable(Table):
     """How inputs arrive, see `search_spaces.workload.Workload`."""
 
-    batch: Count = 1
-    max_len: Annotated[int, Field(ge=4, le=512)] = 64
-    sort: bool = False
-    threads: Count = 1
-    runtime: Literal["torch"] = "torch"
+    batch: Count = Field(default=1, description="Inputs that are answered together")
+    max_len: Annotated[int, Field(ge=4, le=512)] = Field(
+        default=64, description="Tokens of the longest input; longer texts are cut"
+    )
+    sort: bool = Field(default=False, description="Batches of inputs of like length")
+    threads: Count = Field(default=1, description="Threads of the runtime")
+    runtime: Literal["torch"] = Field(default="torch", description="What runs the network")
 
 
 class RelativeBudget(Table):
     """A budget as a share of what the full network costs in the first dtype of the space."""
 
-    of_full_network: Positive
+    of_full_network: Positive = Field(description="Share of the full network's cost")
 
 
 def _budget_kind(value: Any) -> str:
@@ -142,8 +144,10 @@ class SearchTable(Table):
 
     trials: Count = Field(default=64, description="Forward passes in all")
     workers: int = Field(default=0, ge=0, description="Parallel passes; 0 = one for each core")
-    seed: int = Field(default=0, ge=0)
-    sampler: Literal["tpe", "nsga2", "random", "gp"] = "tpe"
+    seed: int = Field(default=0, ge=0, description="Of the sampler")
+    sampler: Literal["tpe", "nsga2", "random", "gp"] = Field(
+        default="tpe", description="Optuna's sampler of the outer settings"
+    )
     max_failures: int = Field(
         default=8, ge=0, description="Failed passes before the search gives up"
     )

@@ -40,7 +40,7 @@ from dynsearch.opened import (
     reopen,
     same_material,
 )
-from dynsearch.problem import make_problem
+from dynsearch.problem import problem_of
 from dynsearch.progress import Progress
 from dynsearch.quality.opening import Material, open_material
 from dynsearch.quality.trace import Trace, load_trace
@@ -237,7 +237,7 @@ def _carry_on(job: Job, run: Run, material: Material, progress: Progress) -> dic
             "stopped": "trials",
         }
     opened = open_all(job, run, material, progress)
-    problem, full_by_dtype = make_problem(opened)
+    problem, full_by_dtype = problem_of(opened)
     result = run_passes(opened, problem, progress)
     found = _finish(opened, problem, full_by_dtype, result, progress)
     progress.stage("writing report")

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from cost_models.calibrate.write import device_text
 from cost_models.device import Device, load_device
 from dynsearch.commands.devices import calibrate, local_file
@@ -44,6 +47,11 @@ class Opened:
         return {n: trace_setting(path) for n, path in pass_fronts(self.run)[1].items()}
 
     @property
+    def search_lengths(self) -> NDArray[np.int64]:
+        """Tokens of the search rows [N]."""
+        return self.quality.splits["search"].tokens.lengths
+
+    @property
     def exit_batching(self) -> str:
         """How static networks are batched: the first way that the space offers."""
         return self.material.space.inner.exit_batching[0]
@@ -67,17 +75,23 @@ def open_all(job: Job, run: Run, material: Material, progress: Progress) -> Open
 
     progress.stage("supernet: training it, unless it is cached")
     quality = open_quality(material, run.path, progress=told)
-    workload = Workload(
-        batch=job.workload.batch,
-        max_len=job.workload.max_len,
-        sort=job.workload.sort,
-        threads=job.workload.threads,
-        runtime=job.workload.runtime,
-    )
+    workload = workload_of(job)
     devices = tuple(_device(name, job, run, progress) for name in job.devices)
     scored = tuple(_device(name, job, run, progress) for name in job.score_on)
     scene = Scene(devices=devices, workload=workload, num_classes=len(material.labels))
     return Opened(job=job, run=run, material=material, quality=quality, scene=scene, scored=scored)
+
+
+def workload_of(job: Job) -> Workload:
+    """The workload that a job describes."""
+    table = job.workload
+    return Workload(
+        batch=table.batch,
+        max_len=table.max_len,
+        sort=table.sort,
+        threads=table.threads,
+        runtime=table.runtime,
+    )
 
 
 def reopen(run: Run) -> Opened:

@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from dynsearch.errors import InputError
-from dynsearch.evaluate import Costs, inner_spec, static_costs
+from dynsearch.evaluate import Costs, Scene, inner_spec, static_costs
+from dynsearch.job import Job
 from dynsearch.opened import Opened
 from dynsearch.search.study import anchor_costs
 from dynsearch.search.types import SearchProblem
@@ -21,18 +23,27 @@ ANCHOR_SETTINGS = 12  # outer settings whose shallowest cost bounds the anchors 
 SHOWN = ("latency_mean_s", "latency_worst_s", "peak_bytes", "time_per_sample_s")
 
 
-def make_problem(opened: Opened) -> tuple[SearchProblem, dict[str, Costs]]:
-    """Budgets and anchors in SI units, from what the full network costs on each device."""
-    job, scene, space = opened.job, opened.scene, opened.material.space
-    lengths = opened.quality.splits["search"].tokens.lengths
+def make_problem(
+    job: Job, scene: Scene, space: SearchSpace, lengths: NDArray[np.int64]
+) -> tuple[SearchProblem, dict[str, Costs]]:
+    """Budgets and anchors in SI units, from what the full network costs on each device.
+
+    Args:
+        job: The job.
+        scene: Its devices and workload.
+        space: Its space.
+        lengths: Tokens of the search rows [N].
+
+    Raises:
+        InputError: a budget that no candidate of the space meets, with the smallest that is met.
+    """
+    exit_batching = space.inner.exit_batching[0]
     objectives = tuple(job.objectives)
     wanted = tuple(dict.fromkeys([*objectives[1:], *job.budgets, *SHOWN]))
     costs = tuple(n for n in dict.fromkeys([job.cost_objective, *wanted]) if n != "error")
 
     def price(outer: Candidate, depth: int) -> Costs:
-        return static_costs(
-            scene, outer, depth, lengths, costs=costs, exit_batching=opened.exit_batching
-        )
+        return static_costs(scene, outer, depth, lengths, costs=costs, exit_batching=exit_batching)
 
     full = space.full()
     dtypes = space.table.dtype
@@ -48,7 +59,7 @@ def make_problem(opened: Opened) -> tuple[SearchProblem, dict[str, Costs]]:
         for device in scene.devices
     }
     shallow = [price(outer, space.inner.min_depth) for outer in _cheap_settings(space)]
-    _check_budgets(opened, budgets, shallow)
+    _check_budgets(job, budgets, shallow)
     anchors = {}
     for device in scene.devices:
         name, cost = device.name, job.cost_objective
@@ -70,6 +81,11 @@ def make_problem(opened: Opened) -> tuple[SearchProblem, dict[str, Costs]]:
         inner_spec=spec,
     )
     return problem, by_dtype
+
+
+def problem_of(opened: Opened) -> tuple[SearchProblem, dict[str, Costs]]:
+    """`make_problem` of an opened run."""
+    return make_problem(opened.job, opened.scene, opened.material.space, opened.search_lengths)
 
 
 def _cheap_settings(space: SearchSpace) -> list[Candidate]:
@@ -95,7 +111,7 @@ def _cheap_settings(space: SearchSpace) -> list[Candidate]:
 
 
 def _check_budgets(
-    opened: Opened, budgets: Mapping[str, Mapping[str, float]], shallow: list[Costs]
+    job: Job, budgets: Mapping[str, Mapping[str, float]], shallow: list[Costs]
 ) -> None:
     """Refuse budgets that no candidate meets together on any device, naming the one that binds."""
     nearest: list[tuple[float, str, float, float, str]] = []
@@ -114,7 +130,7 @@ def _check_budgets(
         nearest.append((*min(excess), device))
     _, name, limit, needed, device = min(nearest)
     raise InputError.one(
-        opened.job.source,
+        job.source,
         f"budgets.{name}",
         f"{limit:.4g}",
         f"impossible on {device}: the candidate that comes nearest needs {needed:.4g}; "

@@ -39,6 +39,7 @@ class Backbone:
     vocab_size: int
     max_len: int
     num_kv_heads: int | None = None  # None: as many as num_heads
+    embedding_size: int | None = None  # None: hidden_size; another width is projected to it
     ffn_kind: str = "mlp"  # mlp, gated
     type_vocab_size: int = 2
     tied_embeddings: bool = False
@@ -48,6 +49,11 @@ class Backbone:
     def head_size(self) -> int:
         """Width of one attention head."""
         return self.hidden_size // self.num_heads
+
+    @property
+    def embedding_width(self) -> int:
+        """Width of the embeddings, before any projection to `hidden_size`."""
+        return self.embedding_size or self.hidden_size
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, TextIO
 
 from dynsearch.commands.tables import megabytes, milliseconds, percent, print_table
@@ -166,6 +167,36 @@ def _agreement(result: Result, out: TextIO) -> None:
 
 def _plain(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
+
+
+def dry_run(result: Result, out: TextIO) -> None:
+    """What a search would take, step by step."""
+    rows = [[s["step"], f"{s['seconds']:.0f}", s["why"]] for s in result["estimates"]]
+    rows.append(["in all", f"{result['seconds']:.0f}", "estimated from a forward pass timed now"])
+    print_table(out, f"{result['passes']} passes", ("step", "seconds", "estimated from"), rows)
+    memory, disk = result["memory_bytes"] / 1e9, result["disk_bytes"] / 1e9
+    out.write(f"memory: about {memory:.1f} GB over all processes; disk: about {disk:.2f} GB\n")
+    for name, there in result["cached"].items():
+        out.write(f"{name}: {'cached' if there else 'not cached yet'}\n")
+    for device, limits in result["budgets"].items():
+        for name, limit in limits.items():
+            out.write(f"budget on {device}: {name} <= {limit:.4g}, can be met\n")
+    for device in result["unpriced"]:
+        out.write(f"{device}: not calibrated yet, so its budgets cannot be checked\n")
+
+
+def schema(result: Result, out: TextIO) -> None:
+    """The JSON Schema itself."""
+    out.write(json.dumps(result["schema"], indent=1) + "\n")
+
+
+def doctor(result: Result, out: TextIO) -> None:
+    """One line a check, and what to do about those that are not ok."""
+    rows = [[row["check"], row["state"], row["found"]] for row in result["checks"]]
+    print_table(out, "this machine", ("check", "state", "found"), rows)
+    for row in result["checks"]:
+        if row["advice"]:
+            out.write(f"{row['check']}: {row['advice']}\n")
 
 
 def calibrate(result: Result, out: TextIO) -> None:

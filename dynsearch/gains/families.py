@@ -11,7 +11,7 @@ from dynsearch.front_points import FullNetwork
 from dynsearch.job import Job
 from dynsearch.main_job import make_run, run_passes
 from dynsearch.opened import Opened, open_all, pass_fronts
-from dynsearch.problem import make_problem
+from dynsearch.problem import problem_of
 from dynsearch.progress import Progress
 from dynsearch.quality.opening import Material, open_material
 from dynsearch.quality.trace import Trace, load_trace
@@ -77,7 +77,7 @@ def search_families(
         own = open_material(mine)
         run = make_run(mine, own, out)
         opened = open_all(mine, run, own, progress)
-        problem, _ = make_problem(opened)
+        problem, _ = problem_of(opened)
         result = run_passes(opened, problem, progress)
         _, traces = pass_fronts(run)
         settings = {n: opened.material.space.decode(s) for n, s in result.settings.items()}

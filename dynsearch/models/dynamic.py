@@ -205,14 +205,14 @@ class DynamicEncoder:
             + w["embeddings.position"][: ids.shape[1]]
         )
         x = self._norm("embeddings.norm", x + w["embeddings.token_type"][0])
+        if "embeddings.project.weight" in w:  # embeddings of another width than the layers
+            x = functional.linear(x, w["embeddings.project.weight"], w["embeddings.project.bias"])
         n = np.asarray(lengths, dtype=np.int64)
         return State(x=x, n=n, original=n)
 
     def _norm(self, name: str, x: Tensor) -> Tensor:
-        w, shape = self.weights, (self.config.hidden_size,)
-        return functional.layer_norm(
-            x, shape, w[name + ".weight"], w[name + ".bias"], self.config.norm_eps
-        )
+        weight, bias = self.weights[name + ".weight"], self.weights[name + ".bias"]
+        return functional.layer_norm(x, weight.shape, weight, bias, self.config.norm_eps)
 
     def _pool(self, state: State) -> Tensor:
         """[B, T, h] -> [B, h] over the tokens that are alive."""

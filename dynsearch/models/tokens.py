@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tokenizers import BertWordPieceTokenizer, Tokenizer
+from tokenizers import BertWordPieceTokenizer, ByteLevelBPETokenizer, Tokenizer
+from tokenizers.processors import RobertaProcessing
 from torch import Tensor
 
 from search_spaces.errors import InputError
@@ -42,22 +45,50 @@ class Tokens:
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
-    """The tokenizer of a model folder: `tokenizer.json`, else a WordPiece `vocab.txt`.
+    """The tokenizer of a model folder.
+
+    `tokenizer.json`, else a WordPiece `vocab.txt` (BERT, DistilBERT, ELECTRA), else a byte-level
+    BPE `vocab.json` with `merges.txt` (RoBERTa).
 
     Raises:
-        InputError: neither file is there, or it cannot be read.
+        InputError: none of these files is there, or they cannot be read.
     """
     path = folder / "tokenizer.json"
     try:
         if path.is_file():
             return Tokenizer.from_file(str(path))
+        path = folder / "tokenizer_config.json"
+        settings = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         path = folder / "vocab.txt"
         if path.is_file():
-            made: Tokenizer = BertWordPieceTokenizer(str(path), lowercase=True)._tokenizer
+            lower = bool(settings.get("do_lower_case", True))
+            made: Tokenizer = BertWordPieceTokenizer(str(path), lowercase=lower)._tokenizer
             return made
+        path = folder / "vocab.json"
+        if path.is_file():
+            return _byte_level(path, folder / "merges.txt", settings)
     except Exception as error:  # tokenizers raises plain Exception
         raise InputError.one(path, "", None, f"not a readable tokenizer: {error}") from error
-    raise InputError.one(folder, "tokenizer.json", None, "no tokenizer.json and no vocab.txt here")
+    raise InputError.one(
+        folder, "tokenizer.json", None, "no tokenizer.json, vocab.txt or vocab.json here"
+    )
+
+
+def _byte_level(vocabulary: Path, merges: Path, settings: dict[str, Any]) -> Tokenizer:
+    """RoBERTa's tokenizer from its two files."""
+    bpe = ByteLevelBPETokenizer(
+        str(vocabulary),
+        str(merges),
+        add_prefix_space=bool(settings.get("add_prefix_space", False)),
+        trim_offsets=True,
+    )._tokenizer
+    ends = [(name, bpe.token_to_id(name)) for name in ("</s>", "<s>")]
+    bpe.post_processor = RobertaProcessing(
+        *ends, trim_offsets=True, add_prefix_space=bool(settings.get("add_prefix_space", False))
+    )
+    bpe.add_special_tokens(["<s>", "<pad>", "</s>", "<unk>", "<mask>"])
+    found: Tokenizer = bpe
+    return found
 
 
 def tokenize(tokenizer: Tokenizer, texts: list[str], max_len: int) -> Tokens:

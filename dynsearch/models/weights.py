@@ -1,8 +1,9 @@
-"""Pretrained weights from a Hugging Face folder of the BERT family, and the supernet's own folder.
+"""Pretrained weights from a Hugging Face folder: BERT, RoBERTa, ELECTRA, DistilBERT.
 
 Names of the flat dictionary that `DynamicEncoder` reads (l = 0-based layer, E = expert count):
 
     embeddings.{word,position,token_type,norm.weight,norm.bias}
+    embeddings.project.{weight,bias}                  only where embeddings are of another width
     layers.l.{qkv,out,ffn_in,ffn_out}.{weight,bias}   qkv = query, key, value stacked
     layers.l.{norm1,norm2}.{weight,bias}              after attention, after the FFN
     layers.l.router{E}.{weight,bias}                  [E, h], [E]
@@ -23,10 +24,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from dynsearch.models.dynamic import EncoderConfig, Weights
+from dynsearch.models.families import FAMILIES, Family
 from search_spaces.candidate import Backbone
 from search_spaces.errors import InputError
-
-ARCHITECTURES = ("bert",)
 
 
 def file_sha256(path: Path) -> str:
@@ -39,7 +39,7 @@ def file_sha256(path: Path) -> str:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """`config.json` of a Hugging Face folder, checked to be a BERT-family encoder.
+    """`config.json` of a Hugging Face folder, checked to be an encoder that can be run.
 
     Raises:
         InputError: folder or file missing, unreadable, or another architecture.
@@ -56,12 +56,13 @@ def read_config(folder: Path) -> dict[str, Any]:
     except ValueError as error:
         raise InputError.one(path, "", None, f"not JSON: {error}") from error
     kind = config.get("model_type")
-    if kind not in ARCHITECTURES:
+    if kind not in FAMILIES:
         raise InputError.one(
-            path, "model_type", kind, f"not supported; supported: {', '.join(ARCHITECTURES)}"
+            path, "model_type", kind, f"not supported; supported: {', '.join(FAMILIES)}"
         )
-    if config.get("hidden_act", "gelu") != "gelu":
-        raise InputError.one(path, "hidden_act", config["hidden_act"], "only gelu is supported")
+    act = FAMILIES[kind].activation
+    if config.get(act, "gelu") != "gelu":
+        raise InputError.one(path, act, config[act], "only gelu is supported")
     if config.get("position_embedding_type", "absolute") != "absolute":
         raise InputError.one(
             path,
@@ -73,27 +74,33 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def read_backbone(folder: Path) -> Backbone:
-    """Geometry of the model in `folder`."""
+    """Geometry of the model in `folder`.
+
+    Raises:
+        InputError: as `read_config`, or a size is missing.
+    """
     c = read_config(folder)
-    missing = [
-        k
-        for k in ("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size")
-        if not isinstance(c.get(k), int)
-    ]
-    if missing:
-        raise InputError.one(
-            folder / "config.json", missing[0], c.get(missing[0]), "an integer is needed"
-        )
+    family = FAMILIES[c["model_type"]]
+    sizes = {ours: c.get(theirs) for ours, theirs in family.keys.items()}
+    for ours, theirs in family.keys.items():
+        if not isinstance(sizes[ours], int):
+            raise InputError.one(
+                folder / "config.json", theirs, sizes[ours], "an integer is needed"
+            )
+    if family.positions_after_padding:
+        sizes["max_len"] -= c.get("pad_token_id", 1) + 1
+    width = c.get("embedding_size") if family.projection else None
     return Backbone(
         name=str(c.get("_name_or_path") or folder.name).rsplit("/", 1)[-1].lower(),
-        num_layers=c["num_hidden_layers"],
-        hidden_size=c["hidden_size"],
-        num_heads=c["num_attention_heads"],
-        ffn_size=c["intermediate_size"],
-        vocab_size=c["vocab_size"],
-        max_len=c["max_position_embeddings"],
-        type_vocab_size=c.get("type_vocab_size", 2),
+        **sizes,
+        embedding_size=None if width == sizes["hidden_size"] else width,
+        type_vocab_size=c.get("type_vocab_size", 2) if family.has_token_types else 1,
     )
+
+
+def norm_eps(folder: Path) -> float:
+    """The constant that layer norms add to the variance."""
+    return float(read_config(folder).get("layer_norm_eps", 1e-12))
 
 
 def encoder_config(backbone: Backbone, *, num_classes: int, norm_eps: float) -> EncoderConfig:
@@ -122,7 +129,7 @@ def weights_path(folder: Path) -> Path:
 
 
 def read_pretrained(folder: Path, *, sha256: str | None = None) -> Weights:
-    """Backbone weights of a BERT-family folder, in fp32, under our names.
+    """Backbone weights of a model folder, in fp32, under our names.
 
     Raises:
         InputError: no weights, a file that is no safetensors file, missing tensors, or a checksum
@@ -139,34 +146,34 @@ def read_pretrained(folder: Path, *, sha256: str | None = None) -> Weights:
         raise InputError.one(
             path, "", None, f"not a readable safetensors file: {error}"
         ) from error
-    raw = {k.removeprefix("bert."): v.to(torch.float32) for k, v in raw.items()}
-    layers = read_config(folder)["num_hidden_layers"]
+    config = read_config(folder)
+    family = FAMILIES[config["model_type"]]
+    raw = {k.removeprefix(family.prefix): v.to(torch.float32) for k, v in raw.items()}
     try:
-        return _rename(raw, layers)
+        return _rename(raw, family, config)
     except KeyError as error:
         raise InputError.one(path, error.args[0], None, "tensor missing from the file") from error
 
 
-def _rename(raw: dict[str, Tensor], layers: int) -> Weights:
-    out: Weights = {
-        "embeddings.word": raw["embeddings.word_embeddings.weight"],
-        "embeddings.position": raw["embeddings.position_embeddings.weight"],
-        "embeddings.token_type": raw["embeddings.token_type_embeddings.weight"],
-        "embeddings.norm.weight": raw["embeddings.LayerNorm.weight"],
-        "embeddings.norm.bias": raw["embeddings.LayerNorm.bias"],
-    }
-    names = {
-        "out": "attention.output.dense",
-        "norm1": "attention.output.LayerNorm",
-        "ffn_in": "intermediate.dense",
-        "ffn_out": "output.dense",
-        "norm2": "output.LayerNorm",
-    }
-    for layer in range(layers):
-        theirs = f"encoder.layer.{layer}."
-        for kind in ("weight", "bias"):
-            parts = [raw[f"{theirs}attention.self.{x}.{kind}"] for x in ("query", "key", "value")]
+def _rename(raw: dict[str, Tensor], family: Family, config: dict[str, Any]) -> Weights:
+    out: Weights = {ours: raw[theirs] for ours, theirs in family.embeddings.items()}
+    if family.positions_after_padding:
+        out["embeddings.position"] = out["embeddings.position"][
+            config.get("pad_token_id", 1) + 1 :
+        ]
+    width = out["embeddings.word"].shape[1]
+    out["embeddings.token_type"] = (
+        raw["embeddings.token_type_embeddings.weight"]
+        if family.has_token_types
+        else torch.zeros(1, width)
+    )
+    for kind in ("weight", "bias"):
+        if family.projection is not None and width != config[family.keys["hidden_size"]]:
+            out[f"embeddings.project.{kind}"] = raw[f"{family.projection}.{kind}"]
+        for layer in range(config[family.keys["num_layers"]]):
+            theirs = family.layer.format(l=layer)
+            parts = [raw[f"{theirs}{x}.{kind}"] for x in family.qkv]
             out[f"layers.{layer}.qkv.{kind}"] = torch.cat(parts)
-            for ours, name in names.items():
+            for ours, name in family.parts.items():
                 out[f"layers.{layer}.{ours}.{kind}"] = raw[f"{theirs}{name}.{kind}"]
     return out

@@ -130,6 +130,19 @@ def read_examples(
     return Examples(texts, [index[x] for x in names], labels)
 
 
+def first_columns(path: Path) -> list[str]:
+    """Columns (keys) of the first row of a `.jsonl` or `.csv` file.
+
+    Raises:
+        InputError: missing or unreadable file, or no row in it.
+    """
+    if not path.is_file():
+        raise InputError.one(path, "", None, "no such data file")
+    for _, row in _rows(path):
+        return [str(k) for k in row]
+    raise InputError.one(path, "", None, "no rows in this file")
+
+
 def read_unchecked(path: Path, *, text: str = "text", label: str = "label") -> Texts:
     """Texts of a `.jsonl` or `.csv` file, and their labels where they have one.
 

@@ -20,7 +20,7 @@ import torch
 from torch.nn import functional
 
 from dynsearch.models.dynamic import DynamicEncoder, EncoderConfig, Weights, full_plan
-from dynsearch.models.weights import encoder_config, file_sha256, read_config, read_pretrained
+from dynsearch.models.weights import encoder_config, file_sha256, norm_eps, read_pretrained
 from dynsearch.quality.precision import autocast, training_dtype
 from dynsearch.quality.source import SupernetQuality
 from dynsearch.quality.supernet import (
@@ -90,8 +90,9 @@ def _key(material: Material, layers: int) -> str:
 
 
 def _train_into(progress: Progress, folder: Path, material: Material, layers: int) -> None:
-    norm_eps = float(read_config(material.folder).get("layer_norm_eps", 1e-12))
-    whole = encoder_config(material.backbone, num_classes=len(material.labels), norm_eps=norm_eps)
+    whole = encoder_config(
+        material.backbone, num_classes=len(material.labels), norm_eps=norm_eps(material.folder)
+    )
     config, weights = train_reference(
         replace(whole, num_layers=layers),
         _first_layers(read_pretrained(material.folder), layers),

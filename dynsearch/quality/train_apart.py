@@ -9,7 +9,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dynsearch.models.weights import encoder_config, read_config, read_pretrained
+from dynsearch.models.weights import encoder_config, norm_eps, read_pretrained
 from dynsearch.quality.supernet import save_supernet, train_supernet
 from search_spaces.errors import DynsearchError
 
@@ -85,8 +85,9 @@ def _work(theirs: Connection, work: Work, args: tuple[Any, ...]) -> None:
 
 
 def _train_into(progress: Progress, folder: Path, material: Material) -> None:
-    norm_eps = float(read_config(material.folder).get("layer_norm_eps", 1e-12))
-    config = encoder_config(material.backbone, num_classes=len(material.labels), norm_eps=norm_eps)
+    config = encoder_config(
+        material.backbone, num_classes=len(material.labels), norm_eps=norm_eps(material.folder)
+    )
     config, weights = train_supernet(
         config,
         read_pretrained(material.folder),

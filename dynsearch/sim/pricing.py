@@ -126,7 +126,9 @@ def _stage_sums(table: StageTable, batch: int, *, per_sample: bool) -> tuple[F64
         if per_sample:
             values = values * np.arange(1, batch + 1)[:, None]
         padded = np.concatenate([np.zeros_like(values[:, :, :1]), values], axis=2)
-        return np.ascontiguousarray(padded.reshape(*padded.shape[:2], -1).transpose(1, 2, 0))
+        devices, layers, sizes, lengths = padded.shape  # devices may be none: -1 would not do
+        flat = padded.reshape(devices, layers, sizes * lengths)
+        return np.ascontiguousarray(flat.transpose(1, 2, 0))
 
     prefix = table.embed[:, None] + np.cumsum(table.layer, axis=1)
     return (

@@ -110,6 +110,8 @@ def lower_embedding(
 ) -> OpTable:
     """Look-up of word, position and type vectors, their sum and a layer norm, as layer 0.
 
+    Embeddings of another width than the layers are projected to it by a matmul.
+
     Args:
         backbone: Geometry.
         batch: Live sequences [R].
@@ -126,11 +128,13 @@ def lower_embedding(
     batches, tokens, dtypes = np.broadcast_arrays(
         *np.atleast_1d(as_ints(batch), as_ints(n), as_ints(dtype))
     )
-    rows, h = Rows(np.zeros_like(dtypes), dtypes), backbone.hidden_size
+    rows, e = Rows(np.zeros_like(dtypes), dtypes), backbone.embedding_width
     m = batches * tokens
-    rows.values("gather", m, h, moves=2, flops=0, count=3.0)
-    rows.values("elementwise", m, h, moves=3, flops=1, count=2.0)
-    rows.values("elementwise", m, h, moves=2, flops=FLOPS_NORM, weights=2 * h)
+    rows.values("gather", m, e, moves=2, flops=0, count=3.0)
+    rows.values("elementwise", m, e, moves=3, flops=1, count=2.0)
+    rows.values("elementwise", m, e, moves=2, flops=FLOPS_NORM, weights=2 * e)
+    if e != backbone.hidden_size:
+        rows.matmul(m, e, backbone.hidden_size)
     return rows.table()
 
 
