@@ -318,9 +318,15 @@ def test_a_bench_writes_what_it_returns_with_references_timed_but_not_counted(
         for r in group:
             assert 0 < r["measured_min_s"] <= r["measured_s"] <= r["measured_max_s"]
             assert r["predicted_same_rows_s"] == pytest.approx(16 * r["predicted_s"])
+        full = next(r for r in statics if r["family"] == "full")
+        assert full["predicted_scaled_s"] == pytest.approx(full["measured_s"])
+        factors = [r["predicted_scaled_s"] / r["predicted_s"] for r in group]
+        assert factors == pytest.approx([factors[0]] * len(group))
         apart = [abs(r["predicted_s"] / r["measured_s"] - 1) for r in counted]
         figure = next(f for f in result["mape"] if f["batch"] == batch)
         assert figure["value"] == pytest.approx(np.mean(apart))
+        scaled = [abs(r["predicted_scaled_s"] / r["measured_s"] - 1) for r in counted]
+        assert figure["scaled"] == pytest.approx(np.mean(scaled))
     assert result["timed_rows"] == 16
     assert shares == sorted(shares)
     assert shares[-1] == 1.0
