@@ -118,7 +118,7 @@ def _pass_seconds(material: Material) -> dict[str, float]:
                 for ids, n in batches:
                     model.pooled(plan, ids, n)
                 best = min(best, time.perf_counter() - start)
-        return best / rows.size
+        return best / len(rows)
 
     before = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -76,16 +76,12 @@ def load_tokenizer(folder: Path) -> Tokenizer:
 
 def _byte_level(vocabulary: Path, merges: Path, settings: dict[str, Any]) -> Tokenizer:
     """RoBERTa's tokenizer from its two files."""
+    prefix = bool(settings.get("add_prefix_space", False))
     bpe = ByteLevelBPETokenizer(
-        str(vocabulary),
-        str(merges),
-        add_prefix_space=bool(settings.get("add_prefix_space", False)),
-        trim_offsets=True,
+        str(vocabulary), str(merges), add_prefix_space=prefix, trim_offsets=True
     )._tokenizer
-    ends = [(name, bpe.token_to_id(name)) for name in ("</s>", "<s>")]
-    bpe.post_processor = RobertaProcessing(
-        *ends, trim_offsets=True, add_prefix_space=bool(settings.get("add_prefix_space", False))
-    )
+    first, last = ((name, bpe.token_to_id(name)) for name in ("<s>", "</s>"))
+    bpe.post_processor = RobertaProcessing(last, first, trim_offsets=True, add_prefix_space=prefix)
     bpe.add_special_tokens(["<s>", "<pad>", "</s>", "<unk>", "<mask>"])
     found: Tokenizer = bpe
     return found

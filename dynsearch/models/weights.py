@@ -81,7 +81,7 @@ def read_backbone(folder: Path) -> Backbone:
     """
     c = read_config(folder)
     family = FAMILIES[c["model_type"]]
-    sizes = {ours: c.get(theirs) for ours, theirs in family.keys.items()}
+    sizes: dict[str, Any] = {ours: c.get(theirs) for ours, theirs in family.keys.items()}
     for ours, theirs in family.keys.items():
         if not isinstance(sizes[ours], int):
             raise InputError.one(
