@@ -126,7 +126,8 @@ def _stage_sums(table: StageTable, batch: int, *, per_sample: bool) -> tuple[F64
         if per_sample:
             values = values * np.arange(1, batch + 1)[:, None]
         padded = np.concatenate([np.zeros_like(values[:, :, :1]), values], axis=2)
-        return np.ascontiguousarray(padded.reshape(*padded.shape[:2], -1).transpose(1, 2, 0))
+        D, L, B, K = padded.shape  # no "-1": there may be no device whose weights are cached
+        return np.ascontiguousarray(padded.reshape(D, L, B * K).transpose(1, 2, 0))
 
     prefix = table.embed[:, None] + np.cumsum(table.layer, axis=1)
     return (
