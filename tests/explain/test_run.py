@@ -7,6 +7,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import chromium
 import pytest
 import small_run
 
@@ -133,11 +134,36 @@ def test_activity_that_differs_from_the_fronts_is_told(copy: small_run.Made) -> 
     assert "differs from the front's" in warning
 
 
-def test_the_report_shows_a_waterfall_of_named_points(copy: small_run.Made) -> None:
-    front = json.loads((copy.path / "front.json").read_text())["front"]
+def name_dynamic(made: small_run.Made) -> None:
+    front = json.loads((made.path / "front.json").read_text())["front"]
     for p in front:
-        p["named"] = [0.01] if p["id"] == copy.dynamic else []
-    small_run.edit_front(copy.path, {"front": front})
+        p["named"] = [0.01] if p["id"] == made.dynamic else []
+    small_run.edit_front(made.path, {"front": front})
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(chromium.CHROMIUM is None, reason="Chromium is not installed")
+def test_a_browser_draws_every_step_that_shows(copy: small_run.Made) -> None:
+    name_dynamic(copy)
+    device = copy.front.devices[0]
+    told = explain(copy.path, copy.dynamic, device=device)
+    longest = max(told["start_s"], told["total_s"])
+    shown = {s["name"] for s in told["steps"] if abs(s["seconds"]) >= 0.003 * longest}
+    report = build_report(copy.path)
+    with chromium.browser() as browser:
+        browser.open(report, width=390)
+        steps = "[...document.querySelectorAll('[data-step]')].map((b) => b.dataset.step)"
+        drawn = browser.value(steps)
+        assert drawn[0] == "start"
+        assert drawn[-1] == "total"
+        assert set(drawn[1:-1]) == shown
+        assert len(shown) >= 3
+        assert browser.value("document.documentElement.scrollWidth") <= 390
+        assert browser.complaints() == []
+
+
+def test_the_report_shows_a_waterfall_of_named_points(copy: small_run.Made) -> None:
+    name_dynamic(copy)
     html = build_report(copy.path).read_text(encoding="utf-8")
     assert f'data-waterfall="{copy.dynamic}"' in html
     assert "what would help" in html

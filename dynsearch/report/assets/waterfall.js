@@ -1,12 +1,12 @@
 "use strict";
 // From the time that the FLOPs promise to the predicted time: one bar a step, top to bottom.
 
-const NOTHING = 0.002; // of the longest bar: steps below it are told in the caption
+const NOTHING = 0.003; // of the longest bar: steps below it are told in the caption
 
 function drawWaterfall(holder, found) {
   const width = Math.max(280, holder.clientWidth), narrow = width < 400;
   const rows = waterfallRows(found), row = narrow ? 38 : 24;
-  const gutter = narrow ? 4 : Math.min(260, width * 0.46), top = 26;
+  const gutter = narrow ? 4 : Math.min(260, width * 0.46), top = 6;
   const box = { left: gutter, right: width - 62, top, bottom: top + rows.length * row };
   const high = Math.max(...rows.map((r) => Math.max(r.from, r.to)));
   const low = Math.min(0, ...rows.map((r) => Math.min(r.from, r.to)));
@@ -25,12 +25,12 @@ function drawWaterfall(holder, found) {
     const y = box.top + i * row, bar = y + (narrow ? 18 : 4), tall = 16;
     const left = Math.min(x(r.from), x(r.to)), right = Math.max(x(r.from), x(r.to));
     root.append(
-      svg("text", { x: narrow ? 4 : box.left - 8, y: narrow ? y + 12 : bar + 12, class: r.kind === "step" ? "" : "strong",
+      svg("text", { x: narrow ? 4 : box.left - 8, y: narrow ? y + 12 : bar + 12, class: r.kind === "step" ? "halo" : "halo strong",
                     "text-anchor": narrow ? "start" : "end" }, r.label),
       svg("rect", { class: `fall ${r.kind} ${r.to < r.from ? "less" : "more"}`, x: left, y: bar,
                     width: Math.max(1.5, right - left), height: tall, rx: 2, "data-step": r.name }),
       svg("text", { x: right + 5, y: bar + 12, class: "halo strong" }, waterfallValue(r, size)));
-    if (i + 1 < rows.length && rows[i + 1].kind !== "sum" && r.name !== "full")
+    if (i + 1 < rows.length)
       root.append(svg("line", { class: "joint", x1: x(r.to), x2: x(r.to), y1: bar + tall, y2: bar + row }));
     spots.push({ x: (left + right) / 2, y: bar + tall / 2, item: r });
   });
@@ -41,16 +41,15 @@ function drawWaterfall(holder, found) {
   holder.replaceChildren(html("figure", { class: "waterfall" },
     html("h3", {}, html("b", {}, found.id), ` ${found.family}, ${found.dtype}`), root,
     html("figcaption", {}, html("b", {}, `${percent(1 - found.flops_share, 0)} of the FLOPs saved`),
-      ` would make it ${ideal} as fast; predicted is ${times(found.speed_up)}`,
+      ` would make it ${ideal} as fast as the full network's ${quantity("_s", found.full_s)}; ` +
+      `predicted is ${times(found.speed_up)}`,
       small.length ? ` \u00b7 ${small.length} small steps, together ${signedTime(sum, size)} ${unit}, not drawn` : "")));
 }
 
-// Bars in order: the full network, the ideal, the steps that show, the prediction.
+// Bars in order: the ideal, the steps that show, the prediction. The full network's would dwarf them.
 function waterfallRows(found) {
-  const most = Math.max(found.full_s, found.total_s);
-  const rows = [
-    { name: "full", label: "full network", kind: "sum", from: 0, to: found.full_s },
-    { name: "start", label: "if it followed the FLOPs", kind: "sum", from: 0, to: found.start_s }];
+  const most = Math.max(found.start_s, found.total_s);
+  const rows = [{ name: "start", label: "if it followed the FLOPs", kind: "sum", from: 0, to: found.start_s }];
   let at = found.start_s;
   for (const s of found.steps) {
     if (Math.abs(s.seconds) >= NOTHING * most)
