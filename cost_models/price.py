@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from cost_models.device import Device
 from cost_models.energy import operator_energy_j
-from cost_models.forms import form_of
+from cost_models.forms import Terms, form_of
 from search_spaces.ops import KIND, KINDS, OpTable
 
 F64 = NDArray[np.float64]
@@ -71,6 +71,20 @@ def price_ops(
         shared_log_sd=shared,
         residual_log_sd=residual,
     )
+
+
+def price_terms(
+    ops: OpTable,
+    device: Device,
+    *,
+    threads: int = 1,
+    working_set_bytes: float | NDArray[Any] | None = None,
+) -> Terms:
+    """What the times of `price_ops` consist of, times `ops.count`; arguments as there."""
+    once = form_of(device.kind).operator_terms(
+        ops, device, threads=threads, working_set_bytes=working_set_bytes
+    )
+    return once.scaled(ops.count)
 
 
 def call_overhead_s(device: Device, dtype: str = "fp32") -> float:

@@ -248,6 +248,28 @@ def report(ctx: typer.Context, run: Run, json_: Json = False, quiet: Quiet = Fal
 
 
 @app.command()
+def explain(
+    ctx: typer.Context,
+    run: Run,
+    id_: Annotated[str, typer.Argument(metavar="ID", help="A configuration of its front.")],
+    device: Annotated[
+        str | None, typer.Option(help="Device of the run; else the one that was measured.")
+    ] = None,
+    batch: Annotated[
+        int | None, typer.Option(min=1, max=128, help="Inputs in a batch; else the job's.")
+    ] = None,
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> int:
+    """Tell where the time of a configuration goes, and what would help most."""
+    from dynsearch.commands import show_explain
+    from dynsearch.explain.run import explain as explained
+
+    result = explained(run, id_, device=device, batch=batch)
+    return _finish(ctx, result, show_explain.explain)
+
+
+@app.command()
 def calibrate(
     ctx: typer.Context,
     out: Annotated[Path | None, typer.Option(help="Profile file to write.")] = None,

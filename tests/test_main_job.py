@@ -15,6 +15,7 @@ import pytest
 from cost_models import device as device_module
 from dynsearch import main_job
 from dynsearch.errors import InputError
+from dynsearch.explain.run import explain
 from dynsearch.export.front import read_front
 from dynsearch.job import load_job
 from dynsearch.models.dynamic import plan_of
@@ -316,3 +317,19 @@ def test_other_texts_that_are_none_are_refused(found, tmp_path, name, content, s
         main_job.bench_data(
             Path(found["run"]), tmp_path / name, progress=make_progress(quiet=True)
         )
+
+
+@pytest.mark.ray
+def test_explain_reaches_the_predicted_time_of_every_point(found):
+    """Search, trace files and prices of a real run: the waterfall ends where the front stands."""
+    run = Path(found["run"])
+    front = read_front(run)
+    for p in front.front:
+        told = explain(run, p.id, device=p.device)
+        full = front.reference.cost(p.device, p.dtype)
+        assert told["total_s"] == pytest.approx(p.predicted.per_sample_s, rel=1e-9)
+        assert told["full_s"] == pytest.approx(full.per_sample_s, rel=1e-9)
+        reached = told["start_s"] + sum(step["seconds"] for step in told["steps"])
+        assert reached == pytest.approx(told["total_s"], rel=1e-9)
+        assert told["warnings"] == []
+    assert explain(run, front.front[0].id, device="local")["device"] == "generic-x86-avx2"

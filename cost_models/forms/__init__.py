@@ -1,8 +1,8 @@
 """One analytical form per class of device: operator table -> seconds of one execution.
 
-A form is a module with `PARAMETERS`, the numbers that calibration may set, and
-`operator_time_s(ops, device, *, threads, working_set_bytes)`. A new class of device is one file
-here and its name in `FORM_NAMES`.
+A form is a module with `PARAMETERS`, the numbers that calibration may set,
+`operator_time_s(ops, device, *, threads, working_set_bytes)`, and `operator_terms`, which tells
+the same seconds apart. A new class of device is one file here and its name in `FORM_NAMES`.
 """
 
 from __future__ import annotations
@@ -42,6 +42,57 @@ class Parameter:
     ceiling: float | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What the seconds of one execution of R operators consist of; they add up to the time.
+
+    Arithmetic is told first. Where a form lets memory traffic run beside it, the traffic counts
+    only as far as arithmetic does not hide it, shared out by bytes.
+    """
+
+    fixed: NDArray[np.float64]  # [R] start of the operator, whatever its size
+    weights: NDArray[np.float64]  # [R] reading weights
+    activations: NDArray[np.float64]  # [R] reading and writing activations
+    arithmetic: NDArray[np.float64]  # [R] executed FLOPs at the rate of large operators
+    fill: NDArray[np.float64]  # [R] what few rows, part tiles and part arrays add to it
+
+    @property
+    def total(self) -> NDArray[np.float64]:
+        """Seconds [R]: `operator_time_s` up to rounding."""
+        return self.fixed + self.weights + self.activations + self.arithmetic + self.fill
+
+    def scaled(self, factor: NDArray[np.float64]) -> Terms:
+        """Every term times a factor [R]."""
+        return Terms(
+            self.fixed * factor,
+            self.weights * factor,
+            self.activations * factor,
+            self.arithmetic * factor,
+            self.fill * factor,
+        )
+
+
+def roofline_terms(
+    fixed: NDArray[np.float64],
+    arithmetic: NDArray[np.float64],
+    busy: NDArray[np.float64],
+    weights: NDArray[np.float64],
+    activations: NDArray[np.float64],
+) -> Terms:
+    """Terms of `fixed + max(busy, weights + activations)`.
+
+    Args:
+        fixed: Start [R].
+        arithmetic: Part of `busy` that large operators would need, too [R].
+        busy: Seconds of the arithmetic unit [R].
+        weights: Seconds of memory traffic for weights [R].
+        activations: The same for activations [R].
+    """
+    traffic = weights + activations
+    seen = np.maximum(traffic - busy, 0.0) / np.where(traffic > 0, traffic, 1.0)
+    return Terms(fixed, weights * seen, activations * seen, arithmetic, busy - arithmetic)
+
+
 class Form(Protocol):
     """What a module of this folder offers."""
 
@@ -58,6 +109,17 @@ class Form(Protocol):
         working_set_bytes: float | NDArray[Any] | None = None,
     ) -> NDArray[np.float64]:
         """Seconds of one execution of every operator [R]."""
+        ...
+
+    def operator_terms(
+        self,
+        ops: OpTable,
+        device: Device,
+        *,
+        threads: int = 1,
+        working_set_bytes: float | NDArray[Any] | None = None,
+    ) -> Terms:
+        """The same seconds, told apart."""
         ...
 
 

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cost_models.forms import Parameter
+from cost_models.forms import Parameter, Terms
 from search_spaces.candidate import DTYPES
 from search_spaces.ops import KINDS
 
@@ -167,6 +167,36 @@ def times_from(
 
     `in_context` is 1 for operators inside a model and 0 for one that is timed in a loop.
     """
+    fixed, weights, activations, arithmetic, ramp = _pieces(
+        ops, device, parameter, threads, working_set_bytes, in_context
+    )
+    time: F64 = fixed + weights + activations + arithmetic / ramp
+    return time
+
+
+def operator_terms(
+    ops: OpTable,
+    device: Device,
+    *,
+    threads: int = 1,
+    working_set_bytes: float | NDArray[Any] | None = None,
+) -> Terms:
+    """`operator_time_s`, told apart; "few rows" is what the ramp adds to the arithmetic."""
+    fixed, weights, activations, arithmetic, ramp = _pieces(
+        ops, device, device.parameter, threads, working_set_bytes, 1.0
+    )
+    return Terms(fixed, weights, activations, arithmetic, arithmetic / ramp - arithmetic)
+
+
+def _pieces(
+    ops: OpTable,
+    device: Device,
+    parameter: Any,
+    threads: int,
+    working_set_bytes: float | NDArray[Any] | None,
+    in_context: float | NDArray[Any],
+) -> tuple[F64, F64, F64, F64, F64]:
+    """Seconds of start, weights, activations, arithmetic of many rows, and the ramp [R]."""
     table = _Table(device, parameter, threads)
     cell = ops.dtype * len(KINDS) + ops.kind
     one_row = (ops.m == 1).astype(np.int64)
@@ -174,16 +204,14 @@ def times_from(
         _stream_bytes_per_s(device, parameter, threads)
     )
     ramp = table.ramp[ops.dtype, np.minimum(ops.m, RAMP_LIMIT)]
-    matmul = table.is_matmul[cell]
-    time: F64 = (
-        table.overhead[cell]
-        + in_context * table.context[ops.dtype]
-        + ops.batch * table.problem[cell]
-        + ops.weight_bytes * weights
-        + ops.activation_bytes * table.move[cell]
-        + ops.executed_flops * table.flop[cell] / np.where(matmul, ramp, 1.0)
+    fixed = table.overhead[cell] + in_context * table.context[ops.dtype]
+    return (
+        fixed + ops.batch * table.problem[cell],
+        ops.weight_bytes * weights,
+        ops.activation_bytes * table.move[cell],
+        ops.executed_flops * table.flop[cell],
+        np.where(table.is_matmul[cell], ramp, 1.0),
     )
-    return time
 
 
 class _Table:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cost_models.forms import Parameter
+from cost_models.forms import Parameter, Terms, roofline_terms
 from search_spaces.ops import KIND
 
 if TYPE_CHECKING:
@@ -49,15 +49,37 @@ def operator_time_s(
         threads: Not used; the accelerator runs one graph.
         working_set_bytes: Not used; weights are taken to come from memory.
     """
+    fixed, _, busy, weights, activations = _pieces(ops, device)
+    return fixed + np.maximum(busy, weights + activations)
+
+
+def operator_terms(
+    ops: OpTable,
+    device: Device,
+    *,
+    threads: int = 1,
+    working_set_bytes: float | NDArray[Any] | None = None,
+) -> Terms:
+    """`operator_time_s`, told apart; arguments as there."""
+    return roofline_terms(*_pieces(ops, device))
+
+
+def _pieces(ops: OpTable, device: Device) -> tuple[F64, F64, F64, F64, F64]:
+    """Seconds of start, arithmetic of many rows, of these rows, weights, activations [R]."""
     read = device.parameter
     rows = ops.m * np.where(ops.kind == KIND["matmul"], 1, ops.batch)
     rate = device.peak_flops_per_s[ops.dtype] * read("efficiency")
-    compute = ops.executed_flops / (rate * rows / (rows + read("rows_half")))
+    arithmetic = ops.executed_flops / rate
+    busy = ops.executed_flops / (rate * rows / (rows + read("rows_half")))
     spilled = ops.activation_bytes
     if "cache.on_chip" in device.quantities:
         spilled = np.maximum(spilled - device.get("cache.on_chip"), 0.0)
-    memory = (ops.weight_bytes + spilled) / (
-        device.bandwidth_bytes_per_s * read("bandwidth_share")
+    bandwidth = device.bandwidth_bytes_per_s * read("bandwidth_share")
+    runs = ops.kind != KIND["host_sync"]
+    return (
+        np.where(runs, read("node"), read("sync")),
+        arithmetic * runs,
+        busy * runs,
+        ops.weight_bytes / bandwidth * runs,
+        spilled / bandwidth * runs,
     )
-    time = read("node") + np.maximum(compute, memory)
-    return np.where(ops.kind == KIND["host_sync"], read("sync"), time)

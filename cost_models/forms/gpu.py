@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cost_models.forms import Parameter
+from cost_models.forms import Parameter, Terms, roofline_terms
 from search_spaces.ops import KIND
 
 if TYPE_CHECKING:
@@ -57,14 +57,38 @@ def operator_time_s(
         threads: Not used; the host only launches.
         working_set_bytes: Not used; weights are taken to come from memory.
     """
+    fixed, _, busy, weights, activations = _pieces(ops, device)
+    return fixed + np.maximum(busy, weights + activations)
+
+
+def operator_terms(
+    ops: OpTable,
+    device: Device,
+    *,
+    threads: int = 1,
+    working_set_bytes: float | NDArray[Any] | None = None,
+) -> Terms:
+    """`operator_time_s`, told apart; part tiles and waves are what "few rows" add."""
+    return roofline_terms(*_pieces(ops, device))
+
+
+def _pieces(ops: OpTable, device: Device) -> tuple[F64, F64, F64, F64, F64]:
+    """Seconds of start, arithmetic without part tiles, with them, weights, activations [R]."""
     read = device.parameter
-    moved = ops.weight_bytes + ops.activation_bytes
-    memory = moved / (device.bandwidth_bytes_per_s * read("bandwidth_share"))
-    time = read("launch") + np.maximum(_compute_s(ops, device), memory)
-    return np.where(ops.kind == KIND["host_sync"], read("sync"), time)
+    bandwidth = device.bandwidth_bytes_per_s * read("bandwidth_share")
+    arithmetic, busy = _compute_s(ops, device)
+    runs = ops.kind != KIND["host_sync"]
+    return (
+        np.where(runs, read("launch"), read("sync")),
+        arithmetic * runs,
+        busy * runs,
+        ops.weight_bytes / bandwidth * runs,
+        ops.activation_bytes / bandwidth * runs,
+    )
 
 
-def _compute_s(ops: OpTable, device: Device) -> F64:
+def _compute_s(ops: OpTable, device: Device) -> tuple[F64, F64]:
+    """Seconds at the rate of whole tiles and waves, and of the tiles that there are [R]."""
     read = device.parameter
     per_unit = device.peak_flops_per_s[ops.dtype] * read("efficiency") / device.units
     attention = (ops.kind == KIND["attention_prefill"]) | (
@@ -80,5 +104,7 @@ def _compute_s(ops: OpTable, device: Device) -> F64:
         share = (side * side / TILES[-1] ** 2) ** read("tile_power")
         best = np.minimum(best, waves * 2.0 * side * side * inner / (per_unit * share))
     scores = ops.batch.astype(np.float64) * ops.m * ops.n
-    best = best + np.where(attention, scores / (device.units * read("softmax_per_unit")), 0.0)
-    return np.where(matmul | attention, best, 0.0)
+    softmax = np.where(attention, scores / (device.units * read("softmax_per_unit")), 0.0)
+    whole = ops.executed_flops / (per_unit * device.units)
+    charged = matmul | attention
+    return np.where(charged, whole + softmax, 0.0), np.where(charged, best + softmax, 0.0)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cost_models.forms import Parameter
+from cost_models.forms import Parameter, Terms, roofline_terms
 from search_spaces.ops import KIND
 
 if TYPE_CHECKING:
@@ -53,6 +53,25 @@ def operator_time_s(
         working_set_bytes: Weights read between two uses; where they fit the on-chip memory
             that the device states, weights need not come from main memory.
     """
+    fixed, _, busy, weights, activations = _pieces(ops, device, working_set_bytes)
+    return fixed + np.maximum(busy, weights + activations)
+
+
+def operator_terms(
+    ops: OpTable,
+    device: Device,
+    *,
+    threads: int = 1,
+    working_set_bytes: float | NDArray[Any] | None = None,
+) -> Terms:
+    """`operator_time_s`, told apart; part arrays are what "few rows" add."""
+    return roofline_terms(*_pieces(ops, device, working_set_bytes))
+
+
+def _pieces(
+    ops: OpTable, device: Device, working_set_bytes: float | NDArray[Any] | None
+) -> tuple[F64, F64, F64, F64, F64]:
+    """Seconds of start, arithmetic, arithmetic of whole arrays, weights, activations [R]."""
     read = device.parameter
     peak = device.peak_flops_per_s[ops.dtype] * read("efficiency")
     weights = ops.weight_bytes
@@ -61,11 +80,15 @@ def operator_time_s(
             np.asarray(working_set_bytes) <= device.get("cache.on_chip"), 0.0, weights
         )
     fused = (ops.kind == KIND["elementwise"]) | (ops.kind == KIND["reduce"])
-    moved = weights + np.where(fused, 0.0, ops.activation_bytes)
-    memory = moved / (device.bandwidth_bytes_per_s * read("bandwidth_share"))
-    start = np.where(fused, 0.0, read("operator"))
-    time = start + np.maximum(padded_flops(ops, device) / peak, memory)
-    return np.where(ops.kind == KIND["host_sync"], read("dispatch"), time)
+    bandwidth = device.bandwidth_bytes_per_s * read("bandwidth_share")
+    runs = ops.kind != KIND["host_sync"]
+    return (
+        np.where(runs, np.where(fused, 0.0, read("operator")), read("dispatch")),
+        ops.executed_flops / peak * runs,
+        padded_flops(ops, device) / peak * runs,
+        weights / bandwidth * runs,
+        np.where(fused, 0.0, ops.activation_bytes) / bandwidth * runs,
+    )
 
 
 def padded_flops(ops: OpTable, device: Device) -> F64:

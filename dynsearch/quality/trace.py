@@ -94,21 +94,8 @@ def load_trace(path: Path, expect_weights_hash: str | None = None) -> Trace:
     Raises:
         InputError: when the file is missing, damaged, of a newer schema or of other weights.
     """
-    try:
-        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
-        header = json.loads(bytes(arrays.pop(_HEADER)).decode())
-        version = header["schema_version"]
-        aux = {n.removeprefix(_AUX): a for n, a in arrays.items() if n.startswith(_AUX)}
-    except FileNotFoundError:
-        text = "no such trace; `dynsearch resume RUN` runs the pass again"
-        raise InputError.one(path, "", None, text) from None
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error):
-        text = "is damaged or no trace; delete it and `dynsearch resume RUN` runs the pass again"
-        raise InputError.one(path, "", None, text) from None
-    if not isinstance(version, int) or version > SCHEMA_VERSION:
-        text = f"newer schema: this dynsearch reads up to {SCHEMA_VERSION}; upgrade dynsearch"
-        raise InputError.one(path, "schema_version", version, text)
+    arrays, header = _read(path, None)
+    aux = {n.removeprefix(_AUX): a for n, a in arrays.items() if n.startswith(_AUX)}
     found = header.get("weights_hash")
     if expect_weights_hash is not None and found != expect_weights_hash:
         text = f"comes from other weights than {expect_weights_hash}; start anew with --fresh"
@@ -118,3 +105,33 @@ def load_trace(path: Path, expect_weights_hash: str | None = None) -> Trace:
         text = "is incomplete; delete it and `dynsearch resume RUN` runs the pass again"
         raise InputError.one(path, ", ".join(missing), None, text)
     return Trace(**{name: arrays[name] for name in _ARRAYS}, aux=aux, header=header)
+
+
+def trace_header(path: Path) -> dict[str, Any]:
+    """The header of a trace, without its arrays: which pass left it.
+
+    Raises:
+        InputError: when the file is missing, damaged or of a newer schema.
+    """
+    return _read(path, (_HEADER,))[1]
+
+
+def _read(
+    path: Path, names: tuple[str, ...] | None
+) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+    """Arrays of a trace file, those named or all, and its header."""
+    try:
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in names or file.files}
+        header: dict[str, Any] = json.loads(bytes(arrays.pop(_HEADER)).decode())
+        version = header["schema_version"]
+    except FileNotFoundError:
+        text = "no such trace; `dynsearch resume RUN` runs the pass again"
+        raise InputError.one(path, "", None, text) from None
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error):
+        text = "is damaged or no trace; delete it and `dynsearch resume RUN` runs the pass again"
+        raise InputError.one(path, "", None, text) from None
+    if not isinstance(version, int) or version > SCHEMA_VERSION:
+        text = f"newer schema: this dynsearch reads up to {SCHEMA_VERSION}; upgrade dynsearch"
+        raise InputError.one(path, "schema_version", version, text)
+    return arrays, header

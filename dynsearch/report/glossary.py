@@ -24,6 +24,8 @@ WORDS: dict[str, str] = {
     "measured": "From a stopwatch around the running model, on this machine.",
     "dominated": "After confirmation another one of its device and number format is no worse in "
     "error and cost and better in one; shown hollow.",
+    "FLOPs share": "Operations that a configuration asks for, over those of the full network; "
+    "without padding, each input alone.",
     "exit": "A classifier after a layer; the input leaves when the score reaches the threshold.",
     "exit rate": "Share of all inputs that leave after a layer.",
     "keep rate": "Share of an input's own tokens that is alive after a layer.",

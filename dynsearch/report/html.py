@@ -15,19 +15,19 @@ from cost_models.device import Device, load_device
 from dynsearch.export.files import write_atomic
 from dynsearch.export.front import BENCH_FILE, read_front, read_json
 from dynsearch.export.records import Front
-from dynsearch.report import origin, sections
+from dynsearch.report import explained, origin, sections
 from dynsearch.report.markup import Html, json_block, tag
 from dynsearch.report.view import chart_data
 
 REPORT_FILE = "report.html"
-_SCRIPTS = ("svg.js", "charts.js", "configuration.js", "page.js")
+_SCRIPTS = ("svg.js", "charts.js", "waterfall.js", "configuration.js", "page.js")
 
 
 def build_report(run_dir: Path) -> Path:
     """Write `report.html` into the run folder from the JSON files that are there.
 
     Reads `front.json` (needed), and where present `bench.json`, `environment.json`, `log.jsonl`,
-    `job.toml` and `devices/*.toml`.
+    `job.toml`, `devices/*.toml` and `traces/*.npz`.
 
     Raises:
         InputError: `front.json` is missing, or one of the files is half-written or of a newer
@@ -41,7 +41,9 @@ def build_report(run_dir: Path) -> Path:
         devices=[load_device(file) for file in sorted((run_dir / "devices").glob("*.toml"))],
     )
     bench = _optional(run_dir / BENCH_FILE)
-    return write_atomic(run_dir / REPORT_FILE, page(read_front(run_dir), bench, surroundings))
+    front = read_front(run_dir)
+    told = explained.explanations(run_dir, front, main_device(front, bench))
+    return write_atomic(run_dir / REPORT_FILE, page(front, bench, surroundings, told))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,8 +56,20 @@ class Surroundings:
     devices: Sequence[Device]
 
 
-def page(front: Front, bench: Mapping[str, Any] | None, around: Surroundings) -> str:
-    """The document as text."""
+def page(
+    front: Front,
+    bench: Mapping[str, Any] | None,
+    around: Surroundings,
+    told: tuple[Sequence[Mapping[str, Any]], str],
+) -> str:
+    """The document as text.
+
+    Args:
+        front: The run's front.
+        bench: Its measurements, None before there are any.
+        around: What else the run folder holds.
+        told: From `explained.explanations`.
+    """
     device = main_device(front, bench)
     body = [
         _header(front, around.environment),
@@ -64,6 +78,7 @@ def page(front: Front, bench: Mapping[str, Any] | None, around: Surroundings) ->
             sections.result(front, device, bench) if front.front else _empty(),
             _front_section(),
             _chosen_section(),
+            explained.section(*told),
             _measured_section(bench),
             sections.configurations(front, bench),
             _search_section(front),
@@ -71,7 +86,11 @@ def page(front: Front, bench: Mapping[str, Any] | None, around: Surroundings) ->
             sections.glossary_section(),
         ),
         tag("div", id="tip", role="status", hidden=True),
-        json_block("data", chart_data(front, bench, device)),
+        json_block(
+            "data",
+            chart_data(front, bench, device)
+            | {"explained": [explained.chart(one) for one in told[0]]},
+        ),
     ]
     return _document(f"{front.job} \u00b7 dynsearch", body)
 
@@ -117,6 +136,7 @@ def _header(front: Front, environment: Mapping[str, Any]) -> Html:
         ("result", "Result"),
         ("front", "Fronts"),
         ("chosen", "Chosen"),
+        ("explain", "Time"),
         ("measured", "Measured"),
         ("configurations-section", "Table"),
         ("search", "Search"),

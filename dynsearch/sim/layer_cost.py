@@ -15,36 +15,22 @@ from functools import partial
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from cost_models.candidates import working_set_bytes
 from cost_models.device import Device
 from cost_models.price import call_overhead_s, miss_share, price_ops, shared_log_sd
-from search_spaces.candidate import (
-    DTYPES,
-    EXIT_BATCHING,
-    GRANULARITY,
-    POOLING,
-    Candidate,
-    PolicyBatch,
-    keep_counts,
-    layer_schedule,
-    stack,
+from dynsearch.sim.stages import (
+    Stages,
+    layer_weight_bytes,
+    length_grid,
+    length_weights,
+    lower_stages,
 )
+from search_spaces.candidate import EXIT_BATCHING, Candidate, PolicyBatch
 from search_spaces.errors import InputError
-from search_spaces.lowering.encoder import (
-    LayerShapes,
-    lower_compaction,
-    lower_embedding,
-    lower_exit_check,
-    lower_layers,
-)
 from search_spaces.ops import OpTable
 from search_spaces.workload import Workload
 
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
-
-FULL_GRID_LEN = 64  # up to this longest input every length is priced
-GRID_POINTS = 24  # above it, this many lengths, with straight lines between them
 
 SERIAL, WAIT_ALL, COMPACT, REGROUP = (
     EXIT_BATCHING.index(name) for name in ("serial", "wait_all", "compact", "regroup")
@@ -149,7 +135,7 @@ class LayerCost:
                 f"priced for {self.lengths[0]}..{self.lengths[-1]} tokens: build the layer cost "
                 "with a workload whose max_len covers the longest text",
             )
-        change = _interpolation(self.lengths, wanted)
+        change = length_weights(self.lengths, wanted)
         tables = {
             name: None if table is None else table.map(change)
             for name, table in (
@@ -204,11 +190,9 @@ def build_layer_cost(
     Raises:
         InputError: the backbone is not an encoder or the head is unknown.
     """
-    grid = _grid(workload.max_len)
-    stages, layer_kind = _lower_stages(outer, workload.batch, grid, num_classes, head)
+    grid = length_grid(workload.max_len)
+    stages, layer_kind = lower_stages(outer, workload.batch, grid, num_classes, head)
     ops = OpTable.concat([table for table, _ in stages])
-    L = outer.backbone.num_layers
-    whole = replace(outer, depth=L, exits=None)
     both: list[list[StageTable]] = [[], [], [], []]  # warm s, cold s, warm J, cold J
     log_sd = []
     for device in devices:
@@ -229,7 +213,7 @@ def build_layer_cost(
         log_sd=np.array(log_sd),
         miss_seconds=cold_s.plus(minus, warm_s),
         miss_joules=cold_j.plus(minus, warm_j),
-        layer_bytes=working_set_bytes(stack([whole] * L), np.eye(L)),
+        layer_bytes=layer_weight_bytes(outer),
         miss=partial(_miss_shares, tuple(devices)),
     )
 
@@ -239,72 +223,7 @@ def _miss_shares(devices: tuple[Device, ...], working_sets: F64) -> F64:
     return np.stack(shares)
 
 
-def _grid(max_len: int) -> I64:
-    if max_len <= FULL_GRID_LEN:
-        return np.arange(1, max_len + 1)
-    return np.unique(np.linspace(1, max_len, GRID_POINTS).round().astype(np.int64))
-
-
-def _lower_stages(
-    outer: Candidate, batch: int, grid: I64, num_classes: int, head: str
-) -> tuple[list[tuple[OpTable, tuple[int, ...]]], I64]:
-    """Operators of embed, layer, check, head, compact, each with the shape of its rows.
-
-    Layers of one kind (same tokens in and out, same experts) are lowered once.
-
-    Returns:
-        The tables with their shapes, ([U,] B, G), and the kind 0..U-1 of each layer [L].
-    """
-    plan = layer_schedule(outer)
-    before = np.concatenate([[1.0], plan["keep_rate"][:-1]])
-    traits = np.stack([before, plan["keep_rate"], plan["num_experts"], plan["top_k"]], axis=1)
-    kinds, layer_kind = np.unique(traits, axis=0, return_inverse=True)
-    shape = (len(kinds), batch, grid.size)
-    u, b, g = (x.ravel() for x in np.indices(shape))
-    b, keep = b + 1, kinds[u, 1]
-    n_in, n_ffn = keep_counts(grid[g], kinds[u, 0]), keep_counts(grid[g], keep)
-    dtype = np.full(u.size, DTYPES.index(outer.dtype))
-    experts = outer.moe.granularity if outer.moe else "sequence"
-    layers = LayerShapes(
-        layer=u,
-        n_in=n_in,
-        n_ffn=n_ffn,
-        batch=b,
-        drops=keep < kinds[u, 0],
-        num_experts=kinds[u, 2].astype(np.int64),
-        top_k=kinds[u, 3].astype(np.int64),
-        granularity=np.full(u.size, GRANULARITY.index(experts)),
-        dtype=dtype,
-    )
-    first = u == 0
-    net = outer.backbone
-    heads = [
-        lower_exit_check(
-            net,
-            layer=u,
-            batch=b,
-            n=n_ffn,
-            dtype=dtype,
-            num_classes=num_classes,
-            head=head,
-            check=check,
-            pooling=POOLING.index(outer.pooling),
-        )
-        for check in (True, False)
-    ]
-    tables = [
-        (lower_embedding(net, batch=b[first], n=grid[g[first]], dtype=dtype[first]), shape[1:]),
-        (lower_layers(net, layers), shape),
-        (heads[0], shape),
-        (heads[1], shape),
-        (lower_compaction(net, layer=u, remaining=b, n=n_ffn, dtype=dtype), shape),
-    ]
-    return tables, layer_kind.ravel()
-
-
-def _stage_table(
-    values: F64, stages: list[tuple[OpTable, tuple[int, ...]]], layer_kind: I64, start: float
-) -> StageTable:
+def _stage_table(values: F64, stages: Stages, layer_kind: I64, start: float) -> StageTable:
     """Sums over the operators of each row, for one device: axis D has length 1."""
     out: list[F64] = []
     at = 0
@@ -338,18 +257,3 @@ def _worst(table: StageTable, policies: PolicyBatch, batch: int) -> F64:
     checks = np.einsum("pl,dlp->dp", policies.exit_on, table.check[..., 0][:, :, b])
     worst: F64 = table.embed[:, b, 0] + layers + checks + table.head[:, last, b, 0]
     return worst
-
-
-def _interpolation(grid: I64, wanted: I64) -> F64:
-    """Matrix [G, K] whose column k holds the weights of the grid points around wanted[k]."""
-    weights = np.zeros((grid.size, wanted.size))
-    right = np.clip(np.searchsorted(grid, wanted), 1, max(grid.size - 1, 1))
-    left = right - 1
-    columns = np.arange(wanted.size)
-    if grid.size == 1:
-        weights[0] = 1.0
-        return weights
-    share = (wanted - grid[left]) / (grid[right] - grid[left])
-    weights[left, columns] = 1.0 - share
-    weights[right, columns] += share
-    return weights

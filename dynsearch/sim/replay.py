@@ -31,6 +31,7 @@ from dynsearch.sim.decide import (
 from dynsearch.sim.latencies import sample_latencies
 from dynsearch.sim.layer_cost import REGROUP, SERIAL, WAIT_ALL, LayerCost
 from dynsearch.sim.pricing import QUANTITIES, Pricer, combine, make_pricer, num_channels
+from dynsearch.sim.stages import entering_share
 from dynsearch.sim.walk import Tally, Walk
 from search_spaces.candidate import CRITERIA, EXIT_BATCHING, PolicyBatch
 from search_spaces.errors import InputError, Problem
@@ -227,13 +228,9 @@ class Replayer:
 
     @staticmethod
     def _miss_shares(policies: PolicyBatch, reach: F64, cost: LayerCost, load: Workload) -> F64:
-        """Miss shares [D, P]: a batch enters a layer when one of its samples does.
-
-        The samples of a batch are taken as independent here; this enters nothing but how much
-        of the weights is still in cache.
-        """
+        """Miss shares [D, P]."""
         size = np.where(policies.exit_batching == SERIAL, 1, load.batch)[:, None]
-        return cost.miss_shares(1.0 - (1.0 - np.clip(reach, 0.0, 1.0)) ** size)
+        return cost.miss_shares(entering_share(reach, size))
 
     def _pricer(self, workload: int, mode: int, names: tuple[str, ...]) -> Pricer:
         key = workload, mode, names

@@ -25,10 +25,15 @@ from numpy.typing import ArrayLike, NDArray
 
 from search_spaces.activity import Activity
 from search_spaces.candidate import (
-    GRANULARITY,
     Backbone,
     CandidateBatch,
     keep_counts,
+)
+from search_spaces.lowering.experts import (
+    add_expert_ffn,
+    expected_experts,
+    lower_expert_overheads,
+    up_projections,
 )
 from search_spaces.lowering.heads import (
     lower_compaction,
@@ -56,10 +61,9 @@ __all__ = [
     "lower_compaction",
     "lower_embedding",
     "lower_exit_check",
+    "lower_expert_overheads",
     "lower_layers",
 ]
-
-_TOKEN = GRANULARITY.index("token")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +117,7 @@ def lower_layers(backbone: Backbone, shapes: LayerShapes) -> OpTable:
     rows.matmul(tokens, h, h, real=real_ffn)
     _residual_norm(rows, tokens, h, real_ffn)
     _dense_ffn(rows, backbone, tokens, real_ffn, as_ints(shapes.num_experts) <= 1)
-    _expert_ffn(rows, backbone, shapes, real_ffn)
+    add_expert_ffn(rows, backbone, shapes, real_ffn)
     _residual_norm(rows, tokens, h, real_ffn)
     return rows.table()
 
@@ -189,22 +193,6 @@ def lower(
     )
 
 
-def expected_experts(num_experts: ArrayLike, top_k: ArrayLike, routed: ArrayLike) -> F64:
-    """Expected number of experts that get work: E (1 - (1 - k/E)^T) (methods.md C5).
-
-    Args:
-        num_experts: E, any shape.
-        top_k: k, broadcasts.
-        routed: T, independently routed items (tokens or sequences), broadcasts.
-
-    Returns:
-        Float array of the broadcast shape, between k and E.
-    """
-    E = np.asarray(num_experts, dtype=np.float64)
-    idle = 1.0 - np.asarray(top_k, dtype=np.float64) / E
-    return E * (1.0 - idle ** np.asarray(routed, dtype=np.float64))
-
-
 def _relabel(table: OpTable, names: I64) -> OpTable:
     relabelled = table.take(np.arange(len(table)))
     relabelled.candidate[:] = names[table.candidate]
@@ -249,81 +237,7 @@ def _residual_norm(rows: Rows, tokens: I64, h: int, real: ArrayLike) -> None:
 
 
 def _dense_ffn(rows: Rows, backbone: Backbone, tokens: I64, real: ArrayLike, dense: Bool) -> None:
-    h, f, up = backbone.hidden_size, backbone.ffn_size, _up_projections(backbone)
+    h, f, up = backbone.hidden_size, backbone.ffn_size, up_projections(backbone)
     rows.matmul(tokens, h, up * f, real=real, where=dense)
     rows.values("elementwise", tokens, f, moves=up + 1, flops=FLOPS_GELU, real=real, where=dense)
     rows.matmul(tokens, f, h, real=real, where=dense)
-
-
-def _expert_ffn(rows: Rows, backbone: Backbone, shapes: LayerShapes, real: ArrayLike) -> None:
-    """Router, host synchronisation, dispatch and combine, and the experts that got work."""
-    E = np.maximum(as_ints(shapes.num_experts), 1)
-    split = E > 1
-    if not split.any():
-        return
-    k, batch, n = as_ints(shapes.top_k), as_ints(shapes.batch), as_ints(shapes.n_ffn)
-    h, up, tokens = backbone.hidden_size, _up_projections(backbone), batch * n
-    by_token = split & (as_ints(shapes.granularity) == _TOKEN)
-    routed = np.where(by_token, tokens, batch)
-    rows.values("reduce", batch * h, n, moves=1, flops=2, real=real, where=split & ~by_token)
-    rows.add(
-        "matmul",
-        m=routed,
-        k=h,
-        n=E,
-        weights=h * E,
-        activations=routed * (h + E),
-        executed=2.0 * routed * h * E,
-        real=np.where(by_token, real, 1.0),
-        where=split,
-    )
-    rows.values("reduce", routed, E, moves=2, flops=FLOPS_SOFTMAX, where=split)
-    rows.add("host_sync", m=routed, where=split)
-    touched = np.maximum(expected_experts(E, k, routed), 1.0)
-    asked = tokens * k / touched  # rows per expert before rounding
-    m = np.maximum(np.floor(asked + 0.5), 1.0)
-    width = backbone.ffn_size // E
-    share = np.asarray(real) * asked / m
-    _dispatch(rows, backbone, split, by_token, batch, tokens, k)
-    more: dict[str, Any] = {"count": touched, "real": share, "where": split}
-    _expert_matmul(rows, m, np.full_like(width, h), up * width, **more)
-    rows.values("elementwise", m, width, moves=up + 1, flops=FLOPS_GELU, **more)
-    _expert_matmul(rows, m, width, np.full_like(width, h), **more)
-
-
-def _dispatch(
-    rows: Rows, backbone: Backbone, split: Bool, by_token: Bool, batch: I64, tokens: I64, k: I64
-) -> None:
-    """What brings rows to their experts and the answers back, and adds the k answers of a row.
-
-    Rows are sorted by expert, computed in stretches, joined and looked up again: two gathers and
-    a copy of `tokens k` rows. A lone sequence goes to its experts whole. Tokens of a batch leave
-    their padding behind first and get it back afterwards: two gathers more.
-    """
-    h, asked = backbone.hidden_size, tokens * k
-    sorted_rows = by_token | (split & (batch > 1))
-    several = sorted_rows & (k > 1)
-    rows.values("gather", asked, h, moves=2, flops=0, count=2.0, where=sorted_rows)
-    rows.values("elementwise", asked, h, moves=2, flops=0, where=sorted_rows)
-    rows.values("reduce", tokens * h, k, moves=1, flops=1, where=several)
-    rows.values("elementwise", tokens, h, moves=2, flops=1, where=sorted_rows)
-    rows.values("elementwise", tokens, h, moves=3, flops=1, count=k, where=split & ~sorted_rows)
-    unpadded = by_token & (batch > 1)
-    rows.values("gather", tokens, h, moves=2, flops=0, count=2.0, where=unpadded)
-
-
-def _expert_matmul(rows: Rows, m: F64, k: I64, n: I64, **more: Any) -> None:
-    rows.add(
-        "grouped_matmul",
-        m=m,
-        k=k,
-        n=n,
-        weights=k * n + n,
-        activations=m * (k + n),
-        executed=2.0 * m * k * n,
-        **more,
-    )
-
-
-def _up_projections(backbone: Backbone) -> int:
-    return 2 if backbone.ffn_kind == "gated" else 1

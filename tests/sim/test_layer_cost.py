@@ -8,7 +8,8 @@ import pytest
 from cost_models.candidates import cost_candidates
 from cost_models.device import load_device
 from cost_models.price import price_ops
-from dynsearch.sim.layer_cost import GRID_POINTS, build_layer_cost
+from dynsearch.sim.layer_cost import build_layer_cost
+from dynsearch.sim.stages import GRID_POINTS
 from search_spaces.candidate import Backbone, Candidate, Exits, Experts, Skim, stack
 from search_spaces.errors import InputError
 from search_spaces.lowering.encoder import lower_compaction, lower_exit_check

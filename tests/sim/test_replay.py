@@ -17,6 +17,29 @@ from .replay_cases import make_cost, make_policies, make_trace, plain_replay
 LAYERS, N = 4, 37
 
 
+@pytest.mark.parametrize("batch", [1, 3])
+def test_devices_on_which_weights_are_never_cached_are_replayed(batch: int) -> None:
+    """Costs of misses are there, as `build_layer_cost` gives them, and zero on every device."""
+    rng = np.random.default_rng(5)
+    trace, cost = make_trace(rng, N, LAYERS), make_cost(rng, LAYERS, batch, cached=True)
+    assert cost.miss_seconds is not None
+    assert cost.miss_joules is not None
+    never = np.zeros(2)
+    free = replace(
+        cost,
+        miss_seconds=cost.miss_seconds.plus(never - 1, cost.miss_seconds),
+        miss_joules=cost.miss_joules.plus(never - 1, cost.miss_joules),
+    )
+    plain = replace(cost, miss_seconds=None, miss_joules=None, miss=None, layer_bytes=None)
+    policies, load = make_policies(rng, LAYERS, 5), Workload(batch=batch, max_len=20)
+    right = np.ones(N, dtype=bool)
+    got, want = (
+        replay(trace, policies, c, workload=load, correct_full=right) for c in (free, plain)
+    )
+    for name in ("latency_mean_s", "time_per_sample_s", "energy_j"):
+        np.testing.assert_array_equal(got.cost(name), want.cost(name))
+
+
 def run_both(seed: int, load: Workload, count: int = 6, n: int = N, **choices: object) -> None:
     """Compares replay with the plain loops for random policies."""
     rng = np.random.default_rng(seed)

@@ -91,6 +91,7 @@ function drawAll() {
   drawFronts();
   drawDetail();
   drawChosen();
+  drawExplained();
   drawBench();
   drawHypervolume($("hypervolume"));
 }

@@ -1,0 +1,1 @@
+"""Why a configuration is not as fast as its FLOPs promise, and what would help."""
