@@ -112,6 +112,14 @@ class WorkloadTable(Table):
     runtime: Literal["torch"] = "torch"
 
 
+class QualityTable(Table):
+    """Which quality is minimised against the costs; all of them are reported."""
+
+    metric: Literal["accuracy", "macro_f1", "mcc", "nll", "worst_class"] = Field(
+        default="accuracy", description="Metric whose loss against the full network ranks"
+    )
+
+
 class RelativeBudget(Table):
     """A budget as a share of what the full network costs in the first dtype of the space."""
 

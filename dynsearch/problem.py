@@ -67,6 +67,7 @@ def make_problem(opened: Opened) -> tuple[SearchProblem, dict[str, Costs]]:
             name: {c: values[c] for c in objectives if c != "error"}
             for name, values in reference.items()
         },
+        metric=scene.metric,
         inner_spec=spec,
     )
     return problem, by_dtype

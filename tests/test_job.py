@@ -81,6 +81,8 @@ def test_a_job_needs_little_and_gets_defaults() -> None:
         ("training.epochs", True, "training.epochs", "whole number"),
         ("training.learning_rate", float("nan"), "training.learning_rate", "finite"),
         ("workload.sort", 1, "workload.sort", "true or false"),
+        ("quality.metric", "f1", "quality.metric", "'macro_f1'"),
+        ("quality.metrics", "mcc", "quality.metrics", "did you mean metric"),
         ("workload.max_len", 2, "workload.max_len", "greater"),
         ("workload.runtime", "onnx", "workload.runtime", "torch"),
         ("workload.devices", ["local"], "workload.devices", "top of the file"),
@@ -335,3 +337,11 @@ def test_a_job_describes_itself_as_json_schema() -> None:
     schema = Job.model_json_schema()
     assert set(schema["required"]) == {"schema_version", "name", "model", "data", "space"}
     assert schema["additionalProperties"] is False
+
+
+def test_only_a_metric_that_ranks_otherwise_makes_another_run() -> None:
+    plain, stated = check(small()), check(changed("quality.metric", "accuracy"))
+    other = check(changed("quality.metric", "macro_f1"))
+    assert plain.quality.metric == "accuracy"
+    assert job_hash(plain, **HASHES) == job_hash(stated, **HASHES)
+    assert job_hash(plain, **HASHES) != job_hash(other, **HASHES)

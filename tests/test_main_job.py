@@ -250,3 +250,55 @@ def test_a_run_of_other_data_is_not_resumed(found, home, tmp_path):
     (copy / "job.toml").write_text(job.replace(str(home / "data.jsonl"), str(other)))
     with pytest.raises(InputError, match="differ from what the run began with"):
         main_job.resume(copy, progress=make_progress(quiet=True))
+
+
+@pytest.mark.ray
+def test_every_metric_stands_beside_every_point_for_both_splits(found, home):
+    front = read_front(Path(found["run"]))
+    opened = reopen(open_run(Path(found["run"])))
+    assert front.metric == "accuracy"
+    assert sum(b.selected_n for b in front.length_buckets) == front.reference.selected_n
+    assert sum(b.confirmed_n for b in front.length_buckets) == front.reference.confirmed_n
+    labels = opened.quality.splits["report"].labels
+    for p in front.front:
+        for figures, point in (
+            (p.selected_quality, p.selected),
+            (p.confirmed_quality, p.confirmed),
+        ):
+            assert figures.value["accuracy"] == pytest.approx(1 - point.error)
+            assert figures.loss["accuracy"] == pytest.approx(point.loss, abs=1e-12)
+            assert figures.value["worst_class"] <= figures.value["accuracy"] + 1e-12
+        assert p.confirmed.low == p.confirmed_quality.low["accuracy"]
+        assert p.confirmed_quality.n == labels.size
+    table = (Path(found["run"]) / "front.csv").read_text(encoding="utf-8")
+    row = next(csv.DictReader(table.splitlines()))
+    first = front.front[0]
+    assert float(row["confirmed_mcc"]) == first.confirmed_quality.value["mcc"]
+    assert float(row["confirmed_nll_loss_high"]) == first.confirmed_quality.high["nll"]
+    assert len(row["confirmed_accuracy_by_length"].split()) == len(front.length_buckets)
+    page = (Path(found["run"]) / "report.html").read_text(encoding="utf-8")
+    assert 'id="quality"' in page
+    assert "ranks by" not in page
+
+
+@pytest.mark.ray
+def test_a_job_may_rank_by_another_metric_to_the_end(home):
+    text = JOB.replace("[workload]", '[quality]\nmetric = "nll"\n[workload]')
+    (home / "nll.toml").write_text(text, encoding="utf-8")
+    job = load_job(home / "nll.toml")
+    found = main_job.search(job, out=home / "out", trials=3, progress=make_progress(quiet=True))
+    assert found["metric"] == "nll"
+    front = read_front(Path(found["run"]))
+    full = next(p for p in front.front if p.family == "full")
+    assert full.selected.error == front.reference.selected_error
+    assert full.error_bound == full.selected.error
+    assert full.confirmed.loss == 0.0
+    for p in front.front:
+        assert p.selected.error == pytest.approx(p.selected_quality.value["nll"])
+        assert p.confirmed.loss == pytest.approx(p.confirmed_quality.loss["nll"])
+        assert p.confirmed.low <= p.confirmed.loss <= p.confirmed.high
+        assert p.error_bound == pytest.approx(
+            full.selected.error + p.selected.loss + 1.28 * p.selected.se
+        )
+    page = (Path(found["run"]) / "report.html").read_text(encoding="utf-8")
+    assert "ranks by NLL" in page

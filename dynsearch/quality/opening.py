@@ -31,6 +31,7 @@ from search_spaces.errors import InputError
 from search_spaces.space import SearchSpace
 
 logger = logging.getLogger(__name__)
+MIN_CLASS_ROWS = 50  # search and report rows of every class when the worst class ranks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +94,8 @@ def open_material(job: Job) -> Material:
         for name, part in parts.items()
     }
     _check_classes(splits, examples.labels, _data_name(job))
+    if job.quality.metric == "worst_class":
+        _check_worst_class(splits, examples.labels, _data_name(job))
     return Material(
         backbone=backbone,
         space=space,
@@ -145,6 +148,21 @@ def _check_classes(splits: dict[str, Labelled], labels: tuple[str, ...], file: s
             len(splits["report"].tokens),
             FEW_ROWS,
         )
+
+
+def _check_worst_class(splits: dict[str, Labelled], labels: tuple[str, ...], file: str) -> None:
+    """Refuse to rank by a share of too few rows: one row would be worth more than a loss level."""
+    for name in ("search", "report"):
+        rows = np.bincount(splits[name].labels, minlength=len(labels))
+        k = int(rows.argmin())
+        if rows[k] < MIN_CLASS_ROWS:
+            raise InputError.one(
+                file,
+                f"split {name}",
+                labels[k],
+                f"has {rows[k]} rows here, too few for quality.metric = worst_class "
+                f"(at least {MIN_CLASS_ROWS}); give more rows of it, or rank by macro_f1",
+            )
 
 
 def open_quality(

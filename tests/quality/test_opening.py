@@ -1,0 +1,49 @@
+"""A job's data is refused where the metric that ranks makes no sense of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from dynsearch.job import job_from_dict
+from dynsearch.quality.opening import MIN_CLASS_ROWS, open_material
+from dynsearch.testing import tiny_model, tiny_texts
+from search_spaces.errors import InputError
+
+
+def material(home: Path, metric: str, rare: int, rows: int = 1500):
+    texts = [
+        {"text": text, "label": "rare" if i < rare else label}
+        for i, (text, label) in enumerate(tiny_texts(rows))
+    ]
+    (home / "data.jsonl").write_text("\n".join(map(json.dumps, texts)), encoding="utf-8")
+    raw = {
+        "schema_version": 1,
+        "name": "j",
+        "model": {"folder": "model"},
+        "data": {"file": "data.jsonl"},
+        "space": {"exits": {"layers": [1], "min_depth": 2}},
+        "quality": {"metric": metric},
+        "workload": {"max_len": 24},
+    }
+    return open_material(job_from_dict(raw, base=home))
+
+
+def test_the_worst_class_ranks_only_where_each_has_rows_enough(tmp_path):
+    tiny_model(tmp_path / "model")
+    with pytest.raises(InputError, match=r"too few for quality\.metric") as caught:
+        material(tmp_path, "worst_class", rare=100)
+    assert caught.value.problems[0].value == "rare"
+    assert "macro_f1" in caught.value.problems[0].message
+    material(tmp_path, "macro_f1", rare=100)
+    splits = material(tmp_path, "worst_class", rare=500).splits
+    for name in ("search", "report"):
+        assert min(sum(splits[name].labels == k) for k in range(3)) >= MIN_CLASS_ROWS
+
+
+def test_a_class_without_rows_in_a_split_is_refused_whatever_ranks(tmp_path):
+    tiny_model(tmp_path / "model")
+    with pytest.raises(InputError, match="class absent from this split"):
+        material(tmp_path, "macro_f1", rare=2)
