@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dynsearch.quality.bootstrap import paired_bootstrap
+from dynsearch.quality.bootstrap import SEED, paired_bootstrap
 from dynsearch.quality.metrics import (
     METRICS,
     Answers,
@@ -160,6 +160,28 @@ def test_standard_errors_agree_with_a_bootstrap_of_many_rows(metric):
     assert (high[0] - low[0]) / (2 * 1.96) == pytest.approx(se[0], rel=0.12)
     again = paired_bootstrap(labels, policy, full, C)[metric]
     assert (low[0], high[0]) == (again[0][0], again[1][0])
+
+
+def test_bootstrap_intervals_are_quantiles_over_resampled_rows():
+    rng = np.random.default_rng(3)
+    n = 25
+    labels = rng.integers(0, C, n)
+    predicted = np.where(rng.random((2, n)) < 0.6, labels, rng.integers(0, C, (2, n)))
+    nll = rng.exponential(size=(2, n))
+    answers = Answers(predicted, nll)
+    got = paired_bootstrap(labels, answers.row(0), answers.row(1), C)
+    stream = np.random.default_rng(SEED)
+    draws = np.concatenate([stream.integers(0, n, (100, n)) for _ in range(10)])
+    for metric in METRICS:
+        losses = []
+        for rows in draws:
+            if metric == "nll":
+                losses.append((nll[0, rows] - nll[1, rows]).mean())
+            else:
+                own, full = (brute(metric, labels[rows], p[rows]) for p in predicted)
+                losses.append(full - own)
+        want = np.quantile(losses, [0.025, 0.975])
+        np.testing.assert_allclose([got[metric][0][0], got[metric][1][0]], want, atol=1e-12)
 
 
 def test_closed_forms():
