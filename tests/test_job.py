@@ -103,6 +103,12 @@ def test_a_job_needs_little_and_gets_defaults() -> None:
         ("model", 3, "model", "table"),
         ("data.file", "x.csv", "data", "keep one of"),
         ("data.label", "text", "data", "same column"),
+        ("data.text", ["a", "b", "c"], "data.text", "one text or a pair"),
+        ("data.text", [], "data.text", "one text or a pair"),
+        ("data.text", ["a", "a"], "data.text", "twice"),
+        ("data.text", ["a", 3], "data.text", "or two of them"),
+        ("data.text", ["a", "label"], "data", "same column"),
+        ("data.text", ["a", "b"], "data", "a package holds single texts"),
         ("space.colour", 1, "space.colour", "unknown key"),
         ("space.skim.layers", "all", "space.skim.layers", "list"),
         ("search.sampler", "TPE", "search.sampler", "'tpe'"),
@@ -346,3 +352,11 @@ def test_only_a_metric_that_ranks_otherwise_makes_another_run() -> None:
     assert job_hash(plain, **HASHES) == job_hash(stated, **HASHES)
     assert job_hash(plain, **HASHES).startswith("5f3bb2c8aecf19c3")  # of runs made without the key
     assert job_hash(plain, **HASHES) != job_hash(other, **HASHES)
+
+
+def test_one_text_column_or_the_two_of_a_pair(tmp_path: Path) -> None:
+    for given_, columns in (("a", ("a",)), (["a"], ("a",)), (["a", "b"], ("a", "b"))):
+        job = check(changed("data", {"file": "x.csv", "text": given_}))
+        assert job.data.text_columns == columns
+        again = tomllib.loads(resolve_to_toml(job))
+        assert check(again).data.text_columns == columns

@@ -21,7 +21,7 @@ from dynsearch.opened import reopen
 from dynsearch.progress import make_progress
 from dynsearch.quality.trace import load_trace
 from dynsearch.search.runs import open_run
-from dynsearch.testing import tiny_data, tiny_model
+from dynsearch.testing import tiny_data, tiny_model, tiny_texts
 from search_spaces.codec import candidate_from_dict
 
 JOB = """
@@ -302,3 +302,36 @@ def test_a_job_may_rank_by_another_metric_to_the_end(home):
         )
     page = (Path(found["run"]) / "report.html").read_text(encoding="utf-8")
     assert "ranks by NLL" in page
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_job_of_pairs_runs_to_an_export_that_answers_pairs(home, tmp_path):
+    """Whether the second text is of the same mood as the first: neither alone tells."""
+    texts = tiny_texts(2400)
+    rows = [
+        {"one": a, "two": b, "same": str(k == m)}
+        for (a, k), (b, m) in zip(texts[::2], texts[1::2], strict=True)
+    ]
+    (home / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    text = JOB.replace('"data.jsonl"', '"pairs.jsonl"\ntext = ["one", "two"]\nlabel = "same"')
+    (home / "pairs.toml").write_text(text.replace("epochs = 3", "epochs = 1"), encoding="utf-8")
+    job = load_job(home / "pairs.toml")
+    found = main_job.search(job, out=home / "out", trials=2, progress=make_progress(quiet=True))
+    opened = reopen(open_run(Path(found["run"])))
+    report = opened.quality.splits["report"]
+    assert report.tokens.types is not None
+    front = read_front(Path(found["run"]))
+    point = next(p for p in front.front if p.family == "full")
+    main_job.export(Path(found["run"]), "torch", tmp_path, (point.id,))
+    config = json.loads((tmp_path / point.id / "config.json").read_text())
+    assert config["text_columns"] == ["one", "two"]
+    right = 0
+    plan = plan_of(candidate_from_dict(point.candidate))
+    for i in range(len(report.tokens)):
+        row = np.array([i])
+        result = opened.quality.encoder("fp32").run(
+            plan, *report.tokens.batch(row), report.tokens.batch_types(row)
+        )
+        right += int(result.prediction[0] == report.labels[i])
+    assert 1 - right / report.labels.size == pytest.approx(point.confirmed.error, abs=0.01)

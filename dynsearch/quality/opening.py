@@ -44,6 +44,7 @@ class Material:
     model_sha256: str
     data_sha256: str
     labels: tuple[str, ...]
+    text_columns: tuple[str, ...]  # two: pairs of texts
     splits: dict[str, Labelled]
     tokenizer: Tokenizer
     training: Training
@@ -94,6 +95,8 @@ def open_material(job: Job) -> Material:
         for name, part in parts.items()
     }
     _check_classes(splits, examples.labels, _data_name(job))
+    if len(job.data.text_columns) == 2 and splits["train"].tokens.types is not None:
+        _check_types(splits["train"], backbone, job.source)
     if job.quality.metric == "worst_class":
         _check_worst_class(splits, examples.labels, _data_name(job))
     return Material(
@@ -103,6 +106,7 @@ def open_material(job: Job) -> Material:
         model_sha256=digest,
         data_sha256=examples.sha256(),
         labels=examples.labels,
+        text_columns=job.data.text_columns,
         splits=splits,
         tokenizer=tokenizer,
         training=Training(
@@ -147,6 +151,20 @@ def _check_classes(splits: dict[str, Labelled], labels: tuple[str, ...], file: s
             "only %d report rows: confirmed figures have wide intervals (%d are advised)",
             len(splits["report"].tokens),
             FEW_ROWS,
+        )
+
+
+def _check_types(train: Labelled, backbone: Backbone, file: str) -> None:
+    """Refuse pairs whose token types the model has no embeddings for."""
+    assert train.tokens.types is not None
+    most = int(train.tokens.types.max()) + 1
+    if most > backbone.type_vocab_size:
+        raise InputError.one(
+            file,
+            "data.text",
+            "a pair",
+            f"the tokenizer writes {most} token types, the model has {backbone.type_vocab_size} "
+            "(type_vocab_size); name one column, or take a model trained on pairs",
         )
 
 

@@ -258,11 +258,12 @@ def _loss(
     ids, n = train.tokens.batch(rows)
     full = full_plan(model.config)
     labels = torch.from_numpy(train.labels[rows])
-    logits = _all_logits(model, full, ids, n)  # [B, L, C]
+    types = train.tokens.batch_types(rows)
+    logits = _all_logits(model, full, ids, n, types)  # [B, L, C]
     teacher = _soften(logits[:, -1])
     loss = _hard_loss(logits, labels) + _soft_loss(logits[:, :-1], teacher)
     if step % 2:
-        logits = _all_logits(model, sample_plan(model.config, rng), ids, n)
+        logits = _all_logits(model, sample_plan(model.config, rng), ids, n, types)
         return loss + _hard_loss(logits, labels) + _soft_loss(logits, teacher)
     logits = _all_logits(model, full, *joined_texts(train.tokens, rows, rng))
     return loss + _soft_loss(logits[:, :-1], _soften(logits[:, -1]))
@@ -270,31 +271,48 @@ def _loss(
 
 def joined_texts(
     tokens: Tokens, rows: NDArray[np.int64], rng: np.random.Generator
-) -> tuple[Tensor, NDArray[np.int64]]:
+) -> tuple[Tensor, NDArray[np.int64], Tensor | None]:
     """One unlabelled text a row: the beginning of text `rows[i]`, the end of another one.
 
-    The two pieces together are about as long as the texts; both keep their special token.
+    The two pieces together are about as long as the texts; both keep their special token. Token
+    types, where there are any, never fall inside a text: once the second one of a pair has begun,
+    what follows belongs to it.
     """
     others = rng.permutation(rows)
-    texts = []
+    picked = []  # places of the tokens of each joined text
     for i, j in zip(rows, others, strict=True):
-        first = tokens.ids[tokens.starts[i] : tokens.starts[i] + tokens.lengths[i]]
-        second = tokens.ids[tokens.starts[j] : tokens.starts[j] + tokens.lengths[j]]
+        first = tokens.starts[i] + np.arange(tokens.lengths[i])
+        second = tokens.starts[j] + np.arange(tokens.lengths[j])
         share = rng.random()
         head = max(1, round(share * (first.size - 1)))
         tail = max(1, round((1.0 - share) * (second.size - 1)))
-        texts.append(np.concatenate([first[:head], second[second.size - tail :]]))
-    lengths = np.array([t.size for t in texts], dtype=np.int64)
-    ids = np.zeros((len(texts), int(lengths.max())), dtype=np.int64)
-    for i, text in enumerate(texts):
-        ids[i, : text.size] = text
-    return torch.from_numpy(ids), lengths
+        picked.append(np.concatenate([first[:head], second[second.size - tail :]]))
+    lengths = np.array([p.size for p in picked], dtype=np.int64)
+    places = np.concatenate(picked)
+    types = None
+    if tokens.types is not None:
+        parts = np.split(tokens.types[places], np.cumsum(lengths)[:-1])
+        types = np.concatenate([np.maximum.accumulate(part) for part in parts])
+    joined = Tokens(
+        ids=tokens.ids[places],
+        starts=np.cumsum(lengths) - lengths,
+        lengths=lengths,
+        types=types,
+    )
+    everyone = np.arange(len(joined))
+    return *joined.batch(everyone), joined.batch_types(everyone)
 
 
-def _all_logits(model: DynamicEncoder, plan: Plan, ids: Tensor, n: NDArray[np.int64]) -> Tensor:
+def _all_logits(
+    model: DynamicEncoder,
+    plan: Plan,
+    ids: Tensor,
+    n: NDArray[np.int64],
+    types: Tensor | None,
+) -> Tensor:
     """Logits [B, L, C] of every exit head, float32, with gradients."""
     with torch.autocast("cpu", torch.bfloat16):
-        pooled = model.pooled(plan, ids, n)
+        pooled = model.pooled(plan, ids, n, types)
     return torch.stack([model.head(i, p.float()) for i, p in enumerate(pooled)], dim=1)
 
 

@@ -85,6 +85,7 @@ def _train_into(folder: Path, material: Material, progress: Progress) -> None:
         material.tokenizer.save(str(vocabulary))
     info = {
         "labels": list(material.labels),
+        "text_columns": list(material.text_columns),
         "max_len": material.training.max_len,
         "key": material.key,
         "backbone": material.backbone.name,
