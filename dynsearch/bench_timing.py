@@ -30,7 +30,7 @@ from search_spaces.workload import batch_order
 os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "8192")
 
 F64 = NDArray[np.float64]
-Batch = tuple[Tensor, NDArray[np.int64]]  # ids [B, T], lengths [B]
+Batch = tuple[Tensor, NDArray[np.int64], Tensor | None]  # ids [B, T], lengths [B], types [B, T]
 Clock = Callable[[], float]
 Runner = Callable[[Any], F64]  # batch -> clock reading when each of its samples had its answer
 
@@ -100,7 +100,8 @@ def make_blocks(
 ) -> list[list[Batch]]:
     """The first `rows` texts as padded batches (sorted when batch > 1), in blocks."""
     order = batch_order(tokens.lengths[:rows], batch=batch, sort=batch > 1)
-    batches = [tokens.batch(order[i : i + batch]) for i in range(0, rows, batch)]
+    parts = [order[i : i + batch] for i in range(0, rows, batch)]
+    batches = [(*tokens.batch(part), tokens.batch_types(part)) for part in parts]
     size = max(1, block_rows // batch)
     return [batches[i : i + size] for i in range(0, len(batches), size)]
 

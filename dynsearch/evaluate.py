@@ -20,6 +20,7 @@ from dynsearch.quality.trace import Trace
 from dynsearch.search.inner import InnerProblem, search_inner
 from dynsearch.search.types import DeviceFront, PassFronts, PassInner
 from dynsearch.sim.layer_cost import LayerCost, build_layer_cost
+from dynsearch.sim.ranking import Ranking
 from dynsearch.sim.replay import Replayer
 from search_spaces.candidate import (
     Candidate,
@@ -46,6 +47,7 @@ class Scene:
     devices: tuple[Device, ...]
     workload: Workload
     num_classes: int
+    metric: str = "accuracy"  # what ranks, see `quality.metrics.METRICS`
 
     def layer_cost(self, outer: Candidate) -> LayerCost:
         """Stage costs of an outer setting."""
@@ -53,12 +55,24 @@ class Scene:
             outer, self.devices, workload=self.workload, num_classes=self.num_classes
         )
 
-    def replayer(
-        self, outer: Candidate, trace: Trace, correct_full: NDArray[np.bool_]
-    ) -> Replayer:
-        """The trace of an outer setting with its prices."""
+    def replayer(self, outer: Candidate, trace: Trace, full: Trace | None) -> Replayer:
+        """The trace of an outer setting with its prices.
+
+        Args:
+            outer: The setting.
+            trace: Its trace.
+            full: The full network's trace of the same rows, from which losses are counted; None:
+                costs alone are asked for.
+        """
+        correct = np.ones(trace.num_samples, dtype=bool)
+        if full is not None:
+            correct = full.logits[:, -1].argmax(axis=-1) == full.labels
         return Replayer(
-            trace, self.layer_cost(outer), workloads=[self.workload], correct_full=correct_full
+            trace,
+            self.layer_cost(outer),
+            workloads=[self.workload],
+            correct_full=correct,
+            ranking=None if full is None else Ranking.of(self.metric, full),
         )
 
     def peak_bytes(self, outer: Candidate, policies: PolicyBatch) -> F64:
@@ -71,10 +85,14 @@ class Scene:
 def build(spec: Mapping[str, Any]) -> PassInner:
     """The end of a pass, from the keys that `inner_spec` gives."""
     scene = Scene(
-        devices=spec["devices"], workload=spec["workload"], num_classes=spec["num_classes"]
+        devices=spec["devices"],
+        workload=spec["workload"],
+        num_classes=spec["num_classes"],
+        metric=spec["metric"],
     )
     reference: Trace = spec["reference_trace"]
-    correct_full = reference.logits[:, -1].argmax(axis=-1) == reference.labels
+    ranking = Ranking.of(scene.metric, reference)
+    majority = float(spec["majority_error"]) if ranking is None else ranking.majority_error
 
     def end_of_pass(outer: Candidate, trace: Trace) -> PassFronts:
         outer = replace(outer, depth=trace.num_layers)
@@ -85,8 +103,8 @@ def build(spec: Mapping[str, Any]) -> PassInner:
             also=spec["also"],
             peak_bytes=lambda policies: scene.peak_bytes(outer, policies),
         )
-        fronts = search_inner(scene.replayer(outer, trace, correct_full), problem)
-        anchors, majority = spec["anchors"], float(spec["majority_error"])
+        fronts = search_inner(scene.replayer(outer, trace, reference), problem)
+        anchors = spec["anchors"]
         return PassFronts(
             devices=tuple(
                 DeviceFront(
@@ -168,6 +186,7 @@ def inner_spec(
         "devices": scene.devices,
         "workload": scene.workload,
         "num_classes": scene.num_classes,
+        "metric": scene.metric,
         "inner_space": inner_space,
         "cost": costs[0],
         "also": tuple(costs[1:]),
@@ -211,7 +230,7 @@ def static_costs(
         exit_batching: How its batches are formed.
     """
     trace = blank_trace(outer, lengths, scene.num_classes)
-    replayer = scene.replayer(outer, trace, np.ones(lengths.size, dtype=bool))
+    replayer = scene.replayer(outer, trace, None)
     problem = InnerProblem(
         space=InnerSpace(
             exit_layers=(), min_depth=depth, max_depth=depth, exit_batching=(exit_batching,)

@@ -21,15 +21,17 @@ from dynsearch.export.records import (
     FrontPoint,
     FullCost,
     Predicted,
+    QualityFigures,
     Reference,
     Selected,
     family_of,
     mark_named,
 )
-from dynsearch.quality.metrics import PairedTable, paired_interval
+from dynsearch.front_quality import length_edges, quality_figures
 from dynsearch.quality.trace import Trace
 from dynsearch.search.fronts import MergedFront, merge
 from dynsearch.search.pareto import thin_front
+from dynsearch.sim.ranking import error_of
 from dynsearch.sim.replay import Replayed
 from dynsearch.threads import one_core_each
 from search_spaces.candidate import (
@@ -72,17 +74,12 @@ class FullNetwork:
     outer: dict[str, Candidate]  # by dtype
     trace: Trace  # of the reference format, on the search rows
     exit_batching: str
+    metric: str = "accuracy"  # what ranks
 
     @property
     def error(self) -> float:
-        """Error on the search rows."""
-        return float((self.correct == 0).mean())
-
-    @property
-    def correct(self) -> NDArray[np.bool_]:
-        """Which search rows it gets right [N]."""
-        right: NDArray[np.bool_] = self.trace.logits[:, -1].argmax(axis=-1) == self.trace.labels
-        return right
+        """Error on the search rows, by the metric that ranks."""
+        return error_of(self.metric, self.trace)
 
 
 def choose(
@@ -161,12 +158,14 @@ def make_points(
     Only points within all budgets are named; the references may lie outside.
     """
     points: list[FrontPoint] = []
+    edges = length_edges(full.trace.lengths)
     groups = _by_outer(chosen)
     traces = one_core_each(lambda group: search_trace(group[0], _deepest(group)), groups)
     for i, (group, trace) in enumerate(zip(groups, traces, strict=True)):
-        replayer = scene.replayer(group[0].outer, trace, full.correct)
+        replayer = scene.replayer(group[0].outer, trace, full.trace)
         policies = PolicyBatch.concat([c.policies for c in group])
         replayed = replayer.run(policies)
+        figures = quality_figures(trace, policies, full.trace, edges)
         latencies = replayer.latencies(policies)  # [D, P, N]
         worst = replayer.costs[0].worst_s(
             policies, batch=scene.workload.batch, max_len=scene.workload.max_len
@@ -188,7 +187,8 @@ def make_points(
                     float(peak[p]),
                     flops,
                 )
-                points.append(_point(one, device, predicted, replayed, p, objectives))
+                made = _point(one, device, predicted, replayed, p, objectives)
+                points.append(replace(made, selected_quality=figures[p]))
         if on_progress is not None:
             on_progress((i + 1) / len(groups))
     inside = [p for p in points if _within(p, budgets.get(p.device, {}))]
@@ -334,6 +334,7 @@ def confirm(
     chosen: Sequence[Chosen],
     *,
     scene: Scene,
+    full: FullNetwork,
     full_report: Trace,
     report_trace: Callable[[Chosen, int], Trace],
     on_progress: Callable[[float], None] | None = None,
@@ -343,47 +344,63 @@ def confirm(
     Args:
         points: Frozen points.
         chosen: What they stand for.
-        scene: Devices, workload, classes.
+        scene: Devices, workload, classes, the metric that ranks.
+        full: The full network on the search rows, whose lengths give the buckets.
         full_report: The full network's trace of the report rows.
         report_trace: Trace of the report rows for an outer setting, down to a depth.
         on_progress: Gets the share that is done.
     """
-    correct = full_report.logits[:, -1].argmax(axis=-1) == full_report.labels
-    found: dict[str, Confirmed] = {}
+    edges = length_edges(full.trace.lengths)
+    found: dict[str, tuple[Confirmed, QualityFigures]] = {}
     groups = _by_outer(chosen)
     traces = one_core_each(lambda group: report_trace(group[0], _deepest(group)), groups)
     for i, (group, trace) in enumerate(zip(groups, traces, strict=True)):
-        replayer = scene.replayer(group[0].outer, trace, correct)
-        replayed = replayer.run(
-            PolicyBatch.concat([c.policies for c in group]), ["latency_mean_s"]
-        )
-        for one, figures in zip(group, confirmed_figures(replayed), strict=True):
+        policies = PolicyBatch.concat([c.policies for c in group])
+        told = confirmed_figures(scene, group[0].outer, policies, trace, full_report, edges)
+        for one, figures in zip(group, told, strict=True):
             found[candidate_hash(one.candidate)[:8]] = figures
         if on_progress is not None:
             on_progress((i + 1) / len(groups))
-    done = tuple(replace(p, confirmed=found[p.id], fidelity="confirmed") for p in points)
+    done = tuple(
+        replace(p, confirmed=c, confirmed_quality=figures, fidelity="confirmed")
+        for p in points
+        for c, figures in [found[p.id]]
+    )
     return flag_dominated(done)
 
 
-def confirmed_figures(replayed: Replayed) -> list[Confirmed]:
-    """Error and paired loss with its 95 % interval, of each policy that was replayed."""
-    both_right = replayed.num_samples - replayed.full_wrong - replayed.lost
-    table = PairedTable(
-        both_right=both_right,
-        lost=replayed.lost,
-        gained=replayed.gained,
-        both_wrong=replayed.full_wrong - replayed.gained,
-    )
-    low, high = paired_interval(table)
+def confirmed_figures(
+    scene: Scene,
+    outer: Candidate,
+    policies: PolicyBatch,
+    trace: Trace,
+    full_report: Trace,
+    edges: NDArray[np.int64],
+) -> list[tuple[Confirmed, QualityFigures]]:
+    """Figures of P policies of one outer setting on the report rows.
+
+    Args:
+        scene: The metric that ranks; what things cost is not used.
+        outer: The setting.
+        policies: P policies.
+        trace: Its trace of the report rows.
+        full_report: The full network's trace of the same rows.
+        edges: Of the length buckets, from `length_edges` of the search rows.
+    """
+    replayed = scene.replayer(outer, trace, full_report).run(policies, ["latency_mean_s"])
+    figures = quality_figures(trace, policies, full_report, edges)
     return [
-        Confirmed(
-            error=float(replayed.error[p]),
-            loss=float(replayed.loss[p]),
-            low=float(low[p]),
-            high=float(high[p]),
-            n=replayed.num_samples,
+        (
+            Confirmed(
+                error=float(replayed.error[p]),
+                loss=float(replayed.loss[p]),
+                low=figures[p].low[scene.metric],
+                high=figures[p].high[scene.metric],
+                n=replayed.num_samples,
+            ),
+            figures[p],
         )
-        for p in range(both_right.size)
+        for p in range(len(policies))
     ]
 
 
@@ -393,8 +410,7 @@ def reference_of(
     """The full network's errors and costs."""
     confirmed = None
     if full_report is not None:
-        wrong = full_report.logits[:, -1].argmax(axis=-1) != full_report.labels
-        confirmed = float(wrong.mean())
+        confirmed = error_of(full.metric, full_report)
     return Reference(
         selected_error=full.error,
         selected_n=full.trace.num_samples,

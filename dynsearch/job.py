@@ -28,6 +28,7 @@ from dynsearch.job_tables import (
     Names,
     ObjectiveNames,
     OptionalNames,
+    QualityTable,
     SearchTable,
     Table,
     TrainingTable,
@@ -53,6 +54,7 @@ class Job(Table):
     training: TrainingTable = TrainingTable()
     space: dict[str, Any]
     workload: WorkloadTable = WorkloadTable()
+    quality: QualityTable = QualityTable()
     budgets: dict[BudgetName, Budget] = Field(default_factory=dict)
     search: SearchTable = SearchTable()
 
@@ -180,8 +182,9 @@ def job_hash(job: Job, *, model_hash: str, data_hash: str) -> str:
     """Hex sha256 of all that decides what the run records.
 
     Covers space, model and data by content, training, devices by name, workload, objectives,
-    budgets, sampler and seed. Number of trials, workers, threads
-    of training, storage, paths and time limits may change while a run is continued.
+    budgets, sampler and seed, and the metric that ranks unless it is the error. Number of trials,
+    workers, threads of training, storage, paths and time limits may change while a run is
+    continued.
     """
     dump = job.model_dump(mode="json")
     del dump["training"]["threads"]
@@ -193,6 +196,8 @@ def job_hash(job: Job, *, model_hash: str, data_hash: str) -> str:
         **{key: dump[key] for key in ("space", "training", "workload", "objectives", "budgets")},
         **{key: dump["search"][key] for key in ("sampler", "seed")},
     }
+    if job.quality != QualityTable():  # jobs without the table keep the hash that they always had
+        covered["quality"] = dump["quality"]
     text = json.dumps(_canonical(covered), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 

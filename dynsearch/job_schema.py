@@ -28,6 +28,7 @@ ABOUT = {  # keys whose models carry no description of their own
     "space": "What may be tried",
     "workload": "How inputs arrive",
     "budgets": "Limits on costs: a number in SI units, or a share of the full network's cost",
+    "quality": "What counts as a good answer",
     "search": "How long and with what the search runs",
     "dtype": "Number formats",
     "pooling": "How token states become one state",

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
@@ -37,6 +38,19 @@ def _known(names: tuple[str, ...], what: str) -> AfterValidator:
     return AfterValidator(check)
 
 
+def _text_columns(value: Any) -> str | tuple[str, str]:
+    """One column, or the two of a pair; a list of one is that one."""
+    names = [value] if isinstance(value, str) else value
+    if not isinstance(names, list | tuple) or not all(isinstance(n, str) and n for n in names):
+        raise ValueError('must be a column, or two of them: text = ["premise", "hypothesis"]')
+    if len(names) not in (1, 2):
+        raise ValueError("holds too many or no columns; a model reads one text or a pair")
+    if len(set(names)) < len(names):
+        raise ValueError("names a column twice; a pair needs two columns of the file")
+    return str(names[0]) if len(names) == 1 else (str(names[0]), str(names[1]))
+
+
+TextColumns = Annotated[str | tuple[str, str], BeforeValidator(_text_columns)]
 Names = Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
 OptionalNames = Annotated[tuple[str, ...], Field(strict=False)]
 ObjectiveName = Annotated[str, _known(OBJECTIVES, "is no objective")]
@@ -74,7 +88,9 @@ class DataTable(Table):
     file: str | None = Field(
         default=None, description="JSONL or CSV file, one labelled text a row"
     )
-    text: str = Field(default="text", description="Column of the text in `file`")
+    text: TextColumns = Field(
+        default="text", description="Column of the text in `file`, or the two of a pair"
+    )
     label: str = Field(default="label", description="Column of the label in `file`")
     package: str | None = Field(
         default=None, description="Python package that carries labelled texts"
@@ -89,9 +105,16 @@ class DataTable(Table):
     @model_validator(mode="after")
     def _one_source(self) -> Self:
         _exactly_one("data", {"file": self.file, "package": self.package})
-        if self.text == self.label:
+        if self.label in self.text_columns:
             raise ValueError("text and label name the same column; name two columns of the file")
+        if self.package is not None and len(self.text_columns) == 2:
+            raise ValueError("text names a pair, but a package holds single texts; give a file")
         return self
+
+    @property
+    def text_columns(self) -> tuple[str, ...]:
+        """One column, or the two of a pair."""
+        return (self.text,) if isinstance(self.text, str) else self.text
 
 
 class TrainingTable(Table):
@@ -121,6 +144,14 @@ class WorkloadTable(Table):
     sort: bool = Field(default=False, description="Batches of inputs of like length")
     threads: Count = Field(default=1, description="Threads of the runtime")
     runtime: Literal["torch"] = Field(default="torch", description="What runs the network")
+
+
+class QualityTable(Table):
+    """Which quality is minimised against the costs; all of them are reported."""
+
+    metric: Literal["accuracy", "macro_f1", "mcc", "nll", "worst_class"] = Field(
+        default="accuracy", description="Metric whose loss against the full network ranks"
+    )
 
 
 class RelativeBudget(Table):

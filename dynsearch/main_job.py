@@ -31,6 +31,7 @@ from dynsearch.front_points import (
     make_points,
     reference_of,
 )
+from dynsearch.front_quality import length_buckets
 from dynsearch.job import Job, job_hash, override, resolve_to_toml
 from dynsearch.opened import (
     Opened,
@@ -314,6 +315,7 @@ def _finish(
         outer={d: replace(full_outer, dtype=d) for d in full_by_dtype},
         trace=load_trace(traces[full_trial], quality.weights_hash),
         exit_batching=opened.exit_batching,
+        metric=scene.metric,
     )
     chosen = choose(parts, outers, full, problem.objectives)
     searched = {d.name for d in scene.devices}
@@ -341,6 +343,8 @@ def _finish(
         hypervolume=result.history,
         front=points,
         budget_rejection=budget_rejection(space, scene, problem.budgets),
+        metric=scene.metric,
+        length_buckets=length_buckets(full.trace.lengths, None),
     )
     write_front_json(front, run.path)  # frozen: nothing is chosen after this line
     progress.stage("confirming the front on report rows")
@@ -350,6 +354,7 @@ def _finish(
         points,
         chosen,
         scene=scene,
+        full=full,
         full_report=full_report,
         report_trace=lambda one, depth: (
             full_report
@@ -358,7 +363,12 @@ def _finish(
         ),
         on_progress=lambda share: progress.share(share),
     )
-    front = replace(front, front=points, reference=reference_of(points, full, full_report))
+    front = replace(
+        front,
+        front=points,
+        reference=reference_of(points, full, full_report),
+        length_buckets=length_buckets(full.trace.lengths, full_report.lengths),
+    )
     write_front_json(front, run.path)
     write_front_csv(front, run.path)
     write_front_toml(front, run.path / "configurations")
@@ -388,6 +398,8 @@ def _front_result(run: Run, found: Front) -> dict[str, Any]:
         "run": str(run.path),
         "front": data["front"],
         "reference": data["reference"],
+        "metric": data["metric"],
+        "length_buckets": data["length_buckets"],
         "hypervolume": data["hypervolume"][-1]["mean"] if data["hypervolume"] else 0.0,
     }
 

@@ -78,7 +78,12 @@ def open_all(job: Job, run: Run, material: Material, progress: Progress) -> Open
     workload = workload_of(job)
     devices = tuple(_device(name, job, run, progress) for name in job.devices)
     scored = tuple(_device(name, job, run, progress) for name in job.score_on)
-    scene = Scene(devices=devices, workload=workload, num_classes=len(material.labels))
+    scene = Scene(
+        devices=devices,
+        workload=workload,
+        num_classes=len(material.labels),
+        metric=job.quality.metric,
+    )
     return Opened(job=job, run=run, material=material, quality=quality, scene=scene, scored=scored)
 
 

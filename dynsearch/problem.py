@@ -78,6 +78,7 @@ def make_problem(
             name: {c: values[c] for c in objectives if c != "error"}
             for name, values in reference.items()
         },
+        metric=scene.metric,
         inner_spec=spec,
     )
     return problem, by_dtype

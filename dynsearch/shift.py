@@ -169,7 +169,7 @@ def _row(
     scene = opened.scene
     whole = replace(candidate, depth=candidate.backbone.num_layers, exits=None)
     policies = policies_of([candidate])
-    replayer = scene.replayer(whole, trace, np.ones(trace.num_samples, dtype=bool))
+    replayer = scene.replayer(whole, trace, None)
     replayed = replayer.run(policies, list(COSTS))
     known = other.known
     where = exit_layers(trace.logits, policies)[0]  # [N] 0-based

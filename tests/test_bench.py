@@ -167,7 +167,7 @@ def test_where_exited_samples_wait_all_have_the_time_of_the_batch(
 def test_blocks_hold_the_first_rows_each_once(tokens: tuple[DynamicEncoder, Tokens], batch: int):
     _, rows = tokens
     blocks = make_blocks(rows, 50, batch=batch, block_rows=16)
-    lengths = [int(n) for block in blocks for _, ns in block for n in ns]
+    lengths = [int(n) for block in blocks for _, ns, _ in block for n in ns]
     assert sorted(lengths) == sorted(rows.lengths[:50].tolist())
     assert (lengths == sorted(lengths)) == (batch > 1)
     assert all(len(block) <= max(1, 16 // batch) for block in blocks)

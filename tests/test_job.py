@@ -81,6 +81,8 @@ def test_a_job_needs_little_and_gets_defaults() -> None:
         ("training.epochs", True, "training.epochs", "whole number"),
         ("training.learning_rate", float("nan"), "training.learning_rate", "finite"),
         ("workload.sort", 1, "workload.sort", "true or false"),
+        ("quality.metric", "f1", "quality.metric", "'macro_f1'"),
+        ("quality.metrics", "mcc", "quality.metrics", "did you mean metric"),
         ("workload.max_len", 2, "workload.max_len", "greater"),
         ("workload.runtime", "onnx", "workload.runtime", "torch"),
         ("workload.devices", ["local"], "workload.devices", "top of the file"),
@@ -101,6 +103,12 @@ def test_a_job_needs_little_and_gets_defaults() -> None:
         ("model", 3, "model", "table"),
         ("data.file", "x.csv", "data", "keep one of"),
         ("data.label", "text", "data", "same column"),
+        ("data.text", ["a", "b", "c"], "data.text", "one text or a pair"),
+        ("data.text", [], "data.text", "one text or a pair"),
+        ("data.text", ["a", "a"], "data.text", "twice"),
+        ("data.text", ["a", 3], "data.text", "or two of them"),
+        ("data.text", ["a", "label"], "data", "same column"),
+        ("data.text", ["a", "b"], "data", "a package holds single texts"),
         ("space.colour", 1, "space.colour", "unknown key"),
         ("space.skim.layers", "all", "space.skim.layers", "list"),
         ("search.sampler", "TPE", "search.sampler", "'tpe'"),
@@ -335,3 +343,20 @@ def test_a_job_describes_itself_as_json_schema() -> None:
     schema = Job.model_json_schema()
     assert set(schema["required"]) == {"schema_version", "name", "model", "data", "space"}
     assert schema["additionalProperties"] is False
+
+
+def test_only_a_metric_that_ranks_otherwise_makes_another_run() -> None:
+    plain, stated = check(small()), check(changed("quality.metric", "accuracy"))
+    other = check(changed("quality.metric", "macro_f1"))
+    assert plain.quality.metric == "accuracy"
+    assert job_hash(plain, **HASHES) == job_hash(stated, **HASHES)
+    assert job_hash(plain, **HASHES).startswith("5f3bb2c8aecf19c3")  # of runs made without the key
+    assert job_hash(plain, **HASHES) != job_hash(other, **HASHES)
+
+
+def test_one_text_column_or_the_two_of_a_pair(tmp_path: Path) -> None:
+    for given_, columns in (("a", ("a",)), (["a"], ("a",)), (["a", "b"], ("a", "b"))):
+        job = check(changed("data", {"file": "x.csv", "text": given_}))
+        assert job.data.text_columns == columns
+        again = tomllib.loads(resolve_to_toml(job))
+        assert check(again).data.text_columns == columns

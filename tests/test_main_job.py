@@ -333,3 +333,88 @@ def test_explain_reaches_the_predicted_time_of_every_point(found):
         assert reached == pytest.approx(told["total_s"], rel=1e-9)
         assert told["warnings"] == []
     assert explain(run, front.front[0].id, device="local")["device"] == "generic-x86-avx2"
+
+
+@pytest.mark.ray
+def test_every_metric_stands_beside_every_point_for_both_splits(found, home):
+    front = read_front(Path(found["run"]))
+    opened = reopen(open_run(Path(found["run"])))
+    assert front.metric == "accuracy"
+    assert sum(b.selected_n for b in front.length_buckets) == front.reference.selected_n
+    assert sum(b.confirmed_n for b in front.length_buckets) == front.reference.confirmed_n
+    labels = opened.quality.splits["report"].labels
+    for p in front.front:
+        for figures, point in (
+            (p.selected_quality, p.selected),
+            (p.confirmed_quality, p.confirmed),
+        ):
+            assert figures.value["accuracy"] == pytest.approx(1 - point.error)
+            assert figures.loss["accuracy"] == pytest.approx(point.loss, abs=1e-12)
+            assert figures.value["worst_class"] <= figures.value["accuracy"] + 1e-12
+        assert p.confirmed.low == p.confirmed_quality.low["accuracy"]
+        assert p.confirmed_quality.n == labels.size
+    table = (Path(found["run"]) / "front.csv").read_text(encoding="utf-8")
+    row = next(csv.DictReader(table.splitlines()))
+    first = front.front[0]
+    assert float(row["confirmed_mcc"]) == first.confirmed_quality.value["mcc"]
+    assert float(row["confirmed_nll_loss_high"]) == first.confirmed_quality.high["nll"]
+    assert len(row["confirmed_accuracy_by_length"].split()) == len(front.length_buckets)
+    page = (Path(found["run"]) / "report.html").read_text(encoding="utf-8")
+    assert 'id="quality"' in page
+    assert "ranks by" not in page
+
+
+@pytest.mark.ray
+def test_a_job_may_rank_by_another_metric_to_the_end(home):
+    text = JOB.replace("[workload]", '[quality]\nmetric = "nll"\n[workload]')
+    (home / "nll.toml").write_text(text, encoding="utf-8")
+    job = load_job(home / "nll.toml")
+    found = main_job.search(job, out=home / "out", trials=3, progress=make_progress(quiet=True))
+    assert found["metric"] == "nll"
+    front = read_front(Path(found["run"]))
+    full = next(p for p in front.front if p.family == "full")
+    assert full.selected.error == front.reference.selected_error
+    assert full.error_bound == full.selected.error
+    assert full.confirmed.loss == 0.0
+    for p in front.front:
+        assert p.selected.error == pytest.approx(p.selected_quality.value["nll"])
+        assert p.confirmed.loss == pytest.approx(p.confirmed_quality.loss["nll"])
+        assert p.confirmed.low <= p.confirmed.loss <= p.confirmed.high
+        assert p.error_bound == pytest.approx(
+            full.selected.error + p.selected.loss + 1.28 * p.selected.se
+        )
+    page = (Path(found["run"]) / "report.html").read_text(encoding="utf-8")
+    assert "ranks by NLL" in page
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_job_of_pairs_runs_to_an_export_that_answers_pairs(home, tmp_path):
+    """Whether the second text is of the same mood as the first: neither alone tells."""
+    texts = tiny_texts(2400)
+    rows = [
+        {"one": a, "two": b, "same": str(k == m)}
+        for (a, k), (b, m) in zip(texts[::2], texts[1::2], strict=True)
+    ]
+    (home / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    text = JOB.replace('"data.jsonl"', '"pairs.jsonl"\ntext = ["one", "two"]\nlabel = "same"')
+    (home / "pairs.toml").write_text(text.replace("epochs = 3", "epochs = 1"), encoding="utf-8")
+    job = load_job(home / "pairs.toml")
+    found = main_job.search(job, out=home / "out", trials=2, progress=make_progress(quiet=True))
+    opened = reopen(open_run(Path(found["run"])))
+    report = opened.quality.splits["report"]
+    assert report.tokens.types is not None
+    front = read_front(Path(found["run"]))
+    point = next(p for p in front.front if p.family == "full")
+    main_job.export(Path(found["run"]), "torch", tmp_path, (point.id,))
+    config = json.loads((tmp_path / point.id / "config.json").read_text())
+    assert config["text_columns"] == ["one", "two"]
+    right = 0
+    plan = plan_of(candidate_from_dict(point.candidate))
+    for i in range(len(report.tokens)):
+        row = np.array([i])
+        result = opened.quality.encoder("fp32").run(
+            plan, *report.tokens.batch(row), report.tokens.batch_types(row)
+        )
+        right += int(result.prediction[0] == report.labels[i])
+    assert 1 - right / report.labels.size == pytest.approx(point.confirmed.error, abs=0.01)

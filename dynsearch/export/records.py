@@ -3,9 +3,10 @@
 Predicted figures and measured figures are separate records; no field ever holds either.
 
 Words: `loss` is the error minus the full network's error on the same rows (paired), as a share of
-rows (0.01 = one point). `selected` figures come from the search rows, `confirmed` ones from the
-report rows, which are opened after the front is frozen. All times are seconds, memory is bytes,
-energy is joules.
+rows (0.01 = one point); where a job ranks by another metric (`Front.metric`), `error` and `loss`
+are of 1 - metric, or of the negative log likelihood in nats. `selected` figures come from the
+search rows, `confirmed` ones from the report rows, which are opened after the front is frozen.
+All times are seconds, memory is bytes, energy is joules.
 """
 
 from __future__ import annotations
@@ -39,6 +40,33 @@ class Confirmed:
     low: float
     high: float
     n: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QualityFigures:
+    """Every metric of `quality.metrics.METRICS` on the same rows.
+
+    `loss` compares with the full network, larger = worse: its accuracy minus the policy's (and so
+    for every share), the policy's nll minus its own. `low` and `high` are paired 95 % intervals
+    of the losses: Newcombe's for accuracy, a percentile bootstrap over rows for the others.
+    """
+
+    n: int
+    value: dict[str, float]  # by metric; nll in nats at the configuration's temperature
+    loss: dict[str, float]
+    low: dict[str, float]
+    high: dict[str, float]
+    by_length: tuple[float | None, ...]  # accuracy in each of Front.length_buckets; None: no row
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LengthBucket:
+    """Rows of similar length; edges are quartiles of the search rows' lengths."""
+
+    shortest: int  # tokens, special ones included
+    longest: int
+    selected_n: int
+    confirmed_n: int | None  # None: not confirmed yet; rows beyond the ends are in the end buckets
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +125,8 @@ class FrontPoint:
     candidate: dict[str, Any]
     measured: Measured | None = None
     reach: tuple[float, ...] | None = None  # [L] share of search rows that enter each layer
+    selected_quality: QualityFigures | None = None  # None: written before there were any
+    confirmed_quality: QualityFigures | None = None
 
     @property
     def dtype(self) -> str:
@@ -156,6 +186,8 @@ class Front:
     # device -> quantity -> share of the candidates admitted by all other budgets that this
     # budget rejects (knobs drawn uniformly)
     budget_rejection: dict[str, dict[str, float]] = field(default_factory=dict)
+    metric: str = "accuracy"  # whose loss ranks and stands in `error`, see the module's docstring
+    length_buckets: tuple[LengthBucket, ...] = ()
 
     @property
     def devices(self) -> tuple[str, ...]:

@@ -11,6 +11,35 @@ from dynsearch.export.files import write_atomic
 from dynsearch.export.records import Front, FrontPoint
 
 CSV_FILE = "front.csv"
+METRIC_WORDS: dict[str, str] = {
+    "accuracy": "share of right answers",
+    "macro_f1": "mean over classes of the F1 score",
+    "mcc": "Matthews correlation of answers and labels, all classes together (Gorodkin)",
+    "nll": "mean negative log likelihood in nats at the configuration's temperature",
+    "worst_class": "lowest share of right answers over the classes",
+}
+
+
+def _quality_columns() -> dict[str, str]:
+    columns = {}
+    for metric, words in METRIC_WORDS.items():
+        columns[f"selected_{metric}"] = f"On the search rows: {words}."
+        columns[f"confirmed_{metric}"] = f"On the report rows: {words}."
+        columns[f"confirmed_{metric}_loss"] = (
+            f"How much worse than the full network confirmed_{metric} is, same rows."
+        )
+        columns[f"confirmed_{metric}_loss_low"] = "Lower end of its paired 95 % interval."
+        columns[f"confirmed_{metric}_loss_high"] = "Upper end of its paired 95 % interval."
+    columns["length_buckets"] = (
+        "Quartiles of the search rows' lengths: tokens from-to of each bucket, by spaces."
+    )
+    columns["selected_accuracy_by_length"] = "Accuracy on the search rows of each length bucket."
+    columns["confirmed_accuracy_by_length"] = (
+        "Accuracy on the report rows of each length bucket; - where it has none."
+    )
+    return columns
+
+
 CSV_COLUMNS: dict[str, str] = {
     "id": "Short hash of the configuration; names its TOML file and its exported folder.",
     "device": "Device that the predicted figures are for.",
@@ -36,11 +65,13 @@ CSV_COLUMNS: dict[str, str] = {
     "dominated": "After confirmation another of its device and dtype is no worse in error "
     "and cost and better in one.",
     "fidelity": "replay = search rows only, confirmed = also report rows, measured = also timed.",
-    "selected_error": "Share of wrong answers on the search rows (plain estimate).",
+    "ranked_by": "Metric that ranks: errors and losses are shares of wrong answers for accuracy, "
+    "nats for nll, else 1 - metric.",
+    "selected_error": "Error on the search rows by the metric that ranks (plain estimate).",
     "selected_loss": "selected_error minus the full network's, same rows.",
     "selected_se": "Standard error of selected_loss (paired).",
     "selected_n": "Number of search rows.",
-    "confirmed_error": "Share of wrong answers on the report rows, which chose nothing.",
+    "confirmed_error": "The same on the report rows, which chose nothing.",
     "confirmed_loss": "confirmed_error minus the full network's, same rows.",
     "confirmed_loss_low": "Lower end of the paired 95 % interval of confirmed_loss.",
     "confirmed_loss_high": "Upper end of the paired 95 % interval of confirmed_loss.",
@@ -65,7 +96,7 @@ CSV_COLUMNS: dict[str, str] = {
     "measured_threads": "Threads it used.",
     "measured_batch": "Batch size of the measurement.",
     "measured_n": "Report rows timed.",
-}
+} | _quality_columns()
 
 
 def write_front_csv(front: Front, run_dir: Path) -> Path:
@@ -73,13 +104,15 @@ def write_front_csv(front: Front, run_dir: Path) -> Path:
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, fieldnames=list(CSV_COLUMNS), lineterminator="\n")
     writer.writeheader()
+    buckets = _join(f"{b.shortest}-{b.longest}" for b in front.length_buckets)
     for p in front.front:
-        writer.writerow({k: "" if v is None else v for k, v in csv_row(p).items()})
+        row = csv_row(p) | {"ranked_by": front.metric, "length_buckets": buckets}
+        writer.writerow({k: "" if v is None else v for k, v in row.items()})
     return write_atomic(run_dir / CSV_FILE, buffer.getvalue())
 
 
 def csv_row(p: FrontPoint) -> dict[str, Any]:
-    """One point under the names of `CSV_COLUMNS`; None = unknown or does not apply."""
+    """One point under the names of `CSV_COLUMNS`; None = unknown or not its own."""
     row: dict[str, Any] = dict.fromkeys(CSV_COLUMNS)
     row |= {"id": p.id, "device": p.device, "family": p.family, "dtype": p.dtype}
     row |= _candidate_columns(p.candidate)
@@ -121,6 +154,21 @@ def csv_row(p: FrontPoint) -> dict[str, Any]:
             "measured_batch": p.measured.batch,
             "measured_n": p.measured.n,
         }
+    return row | _quality_cells(p)
+
+
+def _quality_cells(p: FrontPoint) -> dict[str, Any]:
+    row: dict[str, Any] = {}
+    for rows, found in (("selected", p.selected_quality), ("confirmed", p.confirmed_quality)):
+        if found is None:
+            continue
+        row |= {f"{rows}_{metric}": value for metric, value in found.value.items()}
+        row[f"{rows}_accuracy_by_length"] = _join("-" if x is None else x for x in found.by_length)
+    if p.confirmed_quality is not None:
+        c = p.confirmed_quality
+        row |= {f"confirmed_{metric}_loss": value for metric, value in c.loss.items()}
+        row |= {f"confirmed_{metric}_loss_low": value for metric, value in c.low.items()}
+        row |= {f"confirmed_{metric}_loss_high": value for metric, value in c.high.items()}
     return row
 
 

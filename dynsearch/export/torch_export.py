@@ -13,7 +13,7 @@ import json
 import re
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -50,10 +50,10 @@ def export_torch(run_dir: Path, ids: Sequence[str], out: Path) -> tuple[Path, ..
     wanted = list(dict.fromkeys(ids)) or _named(front)
     points = _find(front, wanted, run_dir)
     config, weights, info = load_supernet(run_dir / SUPERNET)
-    tokenizer, labels = run_dir / SUPERNET / "tokenizer.json", info["labels"]
+    tokenizer = run_dir / SUPERNET / "tokenizer.json"
     out.mkdir(parents=True, exist_ok=True)
     return tuple(
-        _export_one(front, found, config, weights, tokenizer, labels, out) for found in points
+        _export_one(front, found, config, weights, tokenizer, info, out) for found in points
     )
 
 
@@ -109,7 +109,7 @@ def _export_one(
     config: EncoderConfig,
     weights: Weights,
     tokenizer: Path,
-    labels: Sequence[str],
+    info: Mapping[str, Any],
     out: Path,
 ) -> Path:
     """Fill a folder under another name, then rename it: whole or not at all."""
@@ -125,10 +125,10 @@ def _export_one(
         shutil.copyfile(tokenizer, part / "tokenizer.json")
         shutil.copyfile(Path(__file__).with_name("runner.py"), part / "runner.py")
         vendor(_RUNTIME, part / "lib")
-        head = _config(front, points, geometry, labels, hashlib.sha256(raw).hexdigest())
+        head = _config(front, points, geometry, info, hashlib.sha256(raw).hexdigest())
         text = json.dumps(head, indent=1, ensure_ascii=False, allow_nan=False)
         (part / "config.json").write_text(text + "\n", encoding="utf-8")
-        card = _card(front, points, len(raw))
+        card = _card(front, points, len(raw), head["text_columns"])
         (part / "README.md").write_text(card, encoding="utf-8")
         part.chmod(0o755)
         target = out / first.id
@@ -144,7 +144,7 @@ def _config(
     front: Front,
     points: list[FrontPoint],
     geometry: EncoderConfig,
-    labels: Sequence[str],
+    info: Mapping[str, Any],
     digest: str,
 ) -> dict[str, Any]:
     first = points[0]
@@ -155,7 +155,8 @@ def _config(
         "job": front.job,
         "backbone": first.candidate["backbone"],
         "candidate": first.candidate,
-        "labels": list(labels),
+        "labels": list(info["labels"]),
+        "text_columns": list(info.get("text_columns", ["text"])),  # older supernets: one text
         "pooling": geometry.pooling,
         "head": "linear, tanh, linear after each exit layer, on the pooled state",
         "max_len": front.workload.get("max_len", first.candidate["backbone"]["max_len"]),
@@ -166,10 +167,11 @@ def _config(
     }
 
 
-def _card(front: Front, points: list[FrontPoint], size: int) -> str:
+def _card(front: Front, points: list[FrontPoint], size: int, columns: Sequence[str]) -> str:
     """The model card."""
     p, s, c = points[0], points[0].selected, points[0].confirmed
     depth = p.candidate["depth"]
+    call = '"a text to classify"     ' if len(columns) == 1 else '"first text" "second text"'
     exits = (p.candidate.get("exits") or {}).get("layers", [])
     lines = [
         f"# {p.id}: {p.family}, {p.dtype}",
@@ -179,7 +181,7 @@ def _card(front: Front, points: list[FrontPoint], size: int) -> str:
         "it is in `config.json`.",
         "",
         "```",
-        'python runner.py "a text to classify"      # needs torch numpy safetensors tokenizers',
+        f"python runner.py {call} # needs torch numpy safetensors tokenizers",
         "```",
         "",
         "| error | value | loss against the full network | rows |",

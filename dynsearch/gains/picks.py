@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from dynsearch.evaluate import Scene
 from dynsearch.export.records import LOSS_LEVELS, Confirmed, family_of
 from dynsearch.front_points import FullNetwork, confirmed_figures
+from dynsearch.front_quality import length_edges
 from dynsearch.gains.families import OBJECTIVES, Searched
 from dynsearch.quality.metrics import (
     error_bound,
@@ -183,7 +184,8 @@ def confirm_picks(
     picks: Sequence[Pick],
     *,
     scene: Scene,
-    full_correct: NDArray[np.bool_],
+    full: FullNetwork,
+    full_report: Trace,
     traces: ReportTraces,
     on_progress: Callable[[float], None] | None = None,
 ) -> dict[str, Confirmed]:
@@ -192,10 +194,12 @@ def confirm_picks(
     Args:
         picks: Named and shown points.
         scene: This machine and the classes; what things cost is not used.
-        full_correct: Which report rows the full network gets right [N].
+        full: The full network on the search rows.
+        full_report: Its trace of the report rows.
         traces: Where traces of the report rows are recorded.
         on_progress: Gets the share that is done.
     """
+    edges = length_edges(full.trace.lengths)
     groups: dict[str, list[Pick]] = {}
     for pick in {p.id: p for p in picks}.values():
         groups.setdefault(candidate_hash(pick.outer), []).append(pick)
@@ -206,9 +210,10 @@ def confirm_picks(
     found: dict[str, Confirmed] = {}
     recorded = one_core_each(trace_of, groups.values())
     for i, (group, trace) in enumerate(zip(groups.values(), recorded, strict=True)):
-        replayer = scene.replayer(group[0].outer, trace, full_correct)
-        replayed = replayer.run(PolicyBatch.concat([p.policy for p in group]), ["latency_mean_s"])
-        for pick, figures in zip(group, confirmed_figures(replayed), strict=True):
+        policies = PolicyBatch.concat([p.policy for p in group])
+        outer = group[0].outer
+        told = confirmed_figures(scene, outer, policies, trace, full_report, edges)
+        for pick, (figures, _) in zip(group, told, strict=True):
             found[pick.id] = figures
         if on_progress is not None:
             on_progress((i + 1) / len(groups))
@@ -232,6 +237,7 @@ def confirm_static(trace: Trace, full_correct: NDArray[np.bool_]) -> Confirmed:
 def bound_of(trace: Trace, full: FullNetwork) -> tuple[float, float]:
     """Plain error and `error_bound` of a network without exits on the search rows."""
     right = trace.logits[:, -1].argmax(axis=-1) == trace.labels
-    table = paired_table(right, full.correct)
+    full_right = full.trace.logits[:, -1].argmax(axis=-1) == full.trace.labels
+    table = paired_table(right, full_right)
     loss, se = paired_difference(table.lost, table.gained, table.n)
     return float(1.0 - right.mean()), float(error_bound(full.error, loss, se))

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cost_models.calibrate.host import processor, usable_cores
+from dynsearch.errors import InputError
 from dynsearch.evaluate import static_costs
 from dynsearch.export.files import write_atomic
 from dynsearch.export.records import Confirmed
@@ -78,6 +79,10 @@ def compare(
     if done.is_file():
         found: dict[str, Any] = json.loads(done.read_text(encoding="utf-8"))
         return found
+    if job.quality.metric != "accuracy":
+        raise InputError.one(
+            job.source, "quality.metric", job.quality.metric, "families are compared by accuracy"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     searched = search_families(job, out=out / "runs", seed=seed, trials=trials, progress=progress)
     joint = next(s for s in searched if s.family == "joint")
@@ -94,7 +99,8 @@ def compare(
     confirmed = confirm_picks(
         picks,
         scene=joint.opened.scene,
-        full_correct=correct,
+        full=full,
+        full_report=full_report,
         traces=traces,
         on_progress=progress.share,
     )

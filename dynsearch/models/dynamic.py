@@ -127,13 +127,16 @@ class DynamicEncoder:
         kind = TORCH_DTYPE[dtype]
         return DynamicEncoder(self.config, {k: v.to(kind) for k, v in self.weights.items()})
 
-    def run(self, plan: Plan, ids: Tensor, lengths: Ints) -> RunResult:
+    def run(
+        self, plan: Plan, ids: Tensor, lengths: Ints, types: Tensor | None = None
+    ) -> RunResult:
         """Answer one batch, stopping as early as the plan allows.
 
         Args:
             plan: What to execute; its exits decide who leaves where.
             ids: Token ids [B, T], padded on the right to the longest sample.
             lengths: Unpadded token counts [B].
+            types: Token types [B, T]; None: all 0, one text each.
         """
         size = ids.shape[0]
         answer = np.zeros((size, self.config.num_classes), dtype=np.float32)
@@ -142,7 +145,7 @@ class DynamicEncoder:
         agreed = np.zeros(size, dtype=np.int64)
         previous = np.full(size, -1, dtype=np.int64)
         with torch.inference_mode():
-            state = self.start(ids, lengths)
+            state = self.start(ids, lengths, types)
             for layer in range(plan.depth):
                 state = self._layer(layer, state, plan)
                 last = layer == plan.depth - 1
@@ -170,19 +173,28 @@ class DynamicEncoder:
                     rows = rows[stay]
         return RunResult(prediction=answer.argmax(axis=1), exit_layer=exit_layer, logits=answer)
 
-    def record(self, plan: Plan, ids: Tensor, lengths: Ints, record: Record) -> None:
+    def record(
+        self,
+        plan: Plan,
+        ids: Tensor,
+        lengths: Ints,
+        record: Record,
+        types: Tensor | None = None,
+    ) -> None:
         """Run all `plan.depth` layers with no exit and append what happened to `record`."""
         with torch.inference_mode():
-            state = self.start(ids, lengths)
+            state = self.start(ids, lengths, types)
             for layer in range(plan.depth):
                 record.tokens_layer.append(state.n)
                 state = self._layer(layer, state, plan, record)
                 record.tokens_ffn.append(state.n)
                 record.logits.append(self.head(layer, self._pool(state)).float())
 
-    def pooled(self, plan: Plan, ids: Tensor, lengths: Ints) -> list[Tensor]:
+    def pooled(
+        self, plan: Plan, ids: Tensor, lengths: Ints, types: Tensor | None = None
+    ) -> list[Tensor]:
         """Pooled state [B, h] after each layer, with gradients where the weights ask for them."""
-        state = self.start(ids, lengths)
+        state = self.start(ids, lengths, types)
         out = []
         for layer in range(plan.depth):
             state = self._layer(layer, state, plan)
@@ -197,14 +209,16 @@ class DynamicEncoder:
         )
         return functional.linear(hidden, w[name + "out.weight"], w[name + "out.bias"])
 
-    def start(self, ids: Tensor, lengths: Ints) -> State:
-        """Embeddings [B, T, h] of a padded batch."""
+    def start(self, ids: Tensor, lengths: Ints, types: Tensor | None = None) -> State:
+        """Embeddings [B, T, h] of a padded batch; `types` as in `run`."""
         w = self.weights
         x = (
             functional.embedding(ids, w["embeddings.word"])
             + w["embeddings.position"][: ids.shape[1]]
         )
-        x = self._norm("embeddings.norm", x + w["embeddings.token_type"][0])
+        kind = w["embeddings.token_type"]
+        kind = kind[0] if types is None else functional.embedding(types, kind)
+        x = self._norm("embeddings.norm", x + kind)
         if "embeddings.project.weight" in w:  # embeddings of another width than the layers
             x = functional.linear(x, w["embeddings.project.weight"], w["embeddings.project.bias"])
         n = np.asarray(lengths, dtype=np.int64)

@@ -101,7 +101,7 @@ def ffn_inputs(model: DynamicEncoder, tokens: Tokens) -> list[Tensor]:
     with torch.no_grad():
         for i in range(0, len(rows), 64):
             ids, n = tokens.batch(rows[i : i + 64])
-            state = model.start(ids, n)
+            state = model.start(ids, n, tokens.batch_types(rows[i : i + 64]))
             for layer in range(plan.depth):
                 seen = model.attend(layer, state, plan)
                 mask = seen.mask()

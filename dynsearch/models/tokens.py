@@ -1,9 +1,10 @@
-"""Text to token ids, with the model folder's own tokenizer."""
+"""Texts and pairs of texts to token ids, with the model folder's own tokenizer."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ class Tokens:
     ids: NDArray[np.int32]  # [sum of lengths]
     starts: NDArray[np.int64]  # [N]
     lengths: NDArray[np.int64]  # [N] special tokens included
+    types: NDArray[np.int8] | None = None  # token types as `ids`; None: all are 0
 
     def __len__(self) -> int:
         return int(self.lengths.shape[0])
@@ -37,6 +39,13 @@ class Tokens:
             start = self.starts[row]
             out[i, : lengths[i]] = self.ids[start : start + lengths[i]]
         return torch.from_numpy(out), lengths
+
+    def batch_types(self, rows: NDArray[np.int64]) -> Tensor | None:
+        """Token types [B, T] of the texts `rows`, padded as `batch` pads; None where all are 0."""
+        if self.types is None:
+            return None
+        same = replace(self, ids=self.types.astype(np.int32), types=None)
+        return same.batch(rows)[0]
 
     def batches(self, *, batch: int, sort: bool) -> list[NDArray[np.int64]]:
         """Row numbers of each batch, in the order in which they run."""
@@ -87,19 +96,31 @@ def _byte_level(vocabulary: Path, merges: Path, settings: dict[str, Any]) -> Tok
     return found
 
 
-def tokenize(tokenizer: Tokenizer, texts: list[str], max_len: int) -> Tokens:
-    """Token ids of `texts`, cut to `max_len` tokens, [CLS] and [SEP] included."""
+def tokenize(tokenizer: Tokenizer, texts: Sequence[str | tuple[str, str]], max_len: int) -> Tokens:
+    """Token ids of texts or pairs, cut to `max_len` tokens, special ones included.
+
+    A pair is put together as the tokenizer does it, for BERT [CLS] a [SEP] b [SEP] with types 0
+    up to the first [SEP] and 1 after it. What is too long loses tokens at the end of the longer
+    text of the pair ("longest_first", as in Hugging Face's BERT).
+    """
     tokenizer.no_padding()
-    tokenizer.enable_truncation(max_length=max_len)
-    return ragged([np.asarray(e.ids, dtype=np.int32) for e in tokenizer.encode_batch(texts)])
+    tokenizer.enable_truncation(max_length=max_len, strategy="longest_first")
+    found = tokenizer.encode_batch(list(texts))
+    types = [np.asarray(e.type_ids, dtype=np.int8) for e in found]
+    return ragged(
+        [np.asarray(e.ids, dtype=np.int32) for e in found],
+        types if any(t.any() for t in types) else None,
+    )
 
 
-def ragged(texts: list[NDArray[np.int32]]) -> Tokens:
-    """Texts, given as token ids each, as one ragged array."""
+def ragged(
+    texts: Sequence[NDArray[np.int32]], types: Sequence[NDArray[np.int8]] | None = None
+) -> Tokens:
+    """Texts, given as token ids each (and types, where they have any), as one ragged array."""
     lengths = np.array([ids.size for ids in texts], dtype=np.int64)
-    starts = np.concatenate([[0], np.cumsum(lengths)[:-1]]).astype(np.int64)
     return Tokens(
         ids=np.concatenate(texts) if texts else np.zeros(0, dtype=np.int32),
-        starts=starts[: len(texts)],
+        starts=np.cumsum(lengths) - lengths,
         lengths=lengths,
+        types=None if types is None else np.concatenate(types),
     )

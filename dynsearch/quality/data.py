@@ -27,15 +27,15 @@ DEMO_DATA = {  # package -> (csv inside it, column of the subset, {our name: the
         {"sentences": "rotten_tomatoes", "reviews": "imdb"},
     )
 }
-Texts = tuple[list[str], list[str]]
+Text = str | tuple[str, str]  # one text, or a pair
 MAX_SHOWN = 5  # problems of one kind that an error lists
 
 
 @dataclass(frozen=True, slots=True)
 class Examples:
-    """Texts with class numbers; `labels[k]` is the name of class k."""
+    """Texts, or pairs of texts, with class numbers; `labels[k]` is the name of class k."""
 
-    texts: list[str]
+    texts: list[Text]
     classes: list[int]
     labels: tuple[str, ...]
 
@@ -52,7 +52,8 @@ class Examples:
         """Content hash of texts and labels."""
         digest = hashlib.sha256("\0".join(self.labels).encode())
         for text, k in zip(self.texts, self.classes, strict=True):
-            digest.update(f"\1{k}\2{text}".encode())
+            content = f"\2{text}" if isinstance(text, str) else f"\3{json.dumps(text)}"
+            digest.update(f"\1{k}{content}".encode())
         return digest.hexdigest()
 
 
@@ -91,13 +92,17 @@ def read_package(package: str, subset: str, *, key: str = "data.subset") -> Exam
 
 
 def read_examples(
-    path: Path, *, text: str = "text", label: str = "label", where: tuple[str, str] | None = None
+    path: Path,
+    *,
+    text: str | tuple[str, str] = "text",
+    label: str = "label",
+    where: tuple[str, str] | None = None,
 ) -> Examples:
     """Labelled text of a `.jsonl` or `.csv` file.
 
     Args:
         path: The file.
-        text: Column or key of the text.
+        text: Column or key of the text, or of both texts of a pair.
         label: Column or key of the class name (text or whole number).
         where: Keep only rows whose column has this value.
 
@@ -107,7 +112,7 @@ def read_examples(
     """
     if not path.is_file():
         raise InputError.one(path, "", None, "no such data file")
-    texts: list[str] = []
+    texts: list[Text] = []
     names: list[str] = []
     problems: list[Problem] = []
     for line, row in _rows(path):
@@ -143,7 +148,9 @@ def first_columns(path: Path) -> list[str]:
     raise InputError.one(path, "", None, "no rows in this file")
 
 
-def read_unchecked(path: Path, *, text: str = "text", label: str = "label") -> Texts:
+def read_unchecked(
+    path: Path, *, text: str | tuple[str, str] = "text", label: str = "label"
+) -> tuple[list[Text], list[str]]:
     """Texts of a `.jsonl` or `.csv` file, and their labels where they have one.
 
     Unlike `read_examples` it takes whatever labels there are, none included: the texts are run,
@@ -157,17 +164,14 @@ def read_unchecked(path: Path, *, text: str = "text", label: str = "label") -> T
     """
     if not path.is_file():
         raise InputError.one(path, "", None, "no such data file")
-    texts, names = [], []
+    texts: list[Text] = []
+    names: list[str] = []
     for line, row in _rows(path):
-        if text not in row:
-            have = ", ".join(str(k) for k in row)
-            says = f"column missing in line {line}; it has: {have}"
-            raise InputError.one(path, text, "", says)
-        value, kind = row[text], row.get(label)
-        if not isinstance(value, str) or not value.strip():
-            place = f"line {line}, {text}"
-            raise InputError.one(path, place, repr(value)[:60], "no text in this row")
-        texts.append(value)
+        found = _texts_of(path, line, row, text)
+        if isinstance(found, Problem):
+            raise InputError([found])
+        kind = row.get(label)
+        texts.append(found)
         names.append("" if kind is None else str(kind))
     if not texts:
         raise InputError.one(path, "", None, "no rows in this file")
@@ -201,16 +205,15 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, object]]]:
 
 
 def _check_row(
-    path: Path, line: int, row: dict[str, object], text: str, label: str
-) -> tuple[str, str] | Problem:
+    path: Path, line: int, row: dict[str, object], text: str | tuple[str, str], label: str
+) -> tuple[Text, str] | Problem:
+    found = _texts_of(path, line, row, text)
+    if isinstance(found, Problem):
+        return found
+    if label not in row:
+        return _no_column(path, line, row, label)
     place = f"line {line}, {{}}"
-    for column in (text, label):
-        if column not in row:
-            have = ", ".join(str(k) for k in row)
-            return Problem(str(path), column, "", f"column missing in line {line}; it has: {have}")
-    value, kind = row[text], row[label]
-    if not isinstance(value, str) or not value.strip():
-        return Problem(str(path), place.format(text), repr(value)[:60], "no text in this row")
+    kind = row[label]
     if isinstance(kind, list | dict):
         return Problem(
             str(path),
@@ -220,7 +223,28 @@ def _check_row(
         )
     if kind is None or kind == "":
         return Problem(str(path), place.format(label), repr(kind), "no label in this row")
-    return value, str(kind)
+    return found, str(kind)
+
+
+def _texts_of(
+    path: Path, line: int, row: dict[str, object], text: str | tuple[str, str]
+) -> Text | Problem:
+    """The text of a row, or the pair of them, or what is wrong with it."""
+    values: list[str] = []
+    for column in (text,) if isinstance(text, str) else text:
+        if column not in row:
+            return _no_column(path, line, row, column)
+        value = row[column]
+        if not isinstance(value, str) or not value.strip():
+            place = f"line {line}, {column}"
+            return Problem(str(path), place, repr(value)[:60], "no text in this row")
+        values.append(value)
+    return values[0] if len(values) == 1 else (values[0], values[1])
+
+
+def _no_column(path: Path, line: int, row: dict[str, object], column: str) -> Problem:
+    have = ", ".join(str(k) for k in row)
+    return Problem(str(path), column, "", f"column missing in line {line}; it has: {have}")
 
 
 def _labels(path: Path, label: str, names: list[str]) -> tuple[str, ...]:

@@ -32,6 +32,7 @@ from search_spaces.errors import InputError
 from search_spaces.space import SearchSpace
 
 logger = logging.getLogger(__name__)
+MIN_CLASS_ROWS = 50  # search and report rows of every class when the worst class ranks
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +46,7 @@ class Material:
     data_sha256: str  # labelled texts, and those without labels
     labelled_sha256: str
     labels: tuple[str, ...]
+    text_columns: tuple[str, ...]  # two: pairs of texts
     splits: dict[str, Labelled]
     tokenizer: Tokenizer
     training: Training
@@ -97,6 +99,10 @@ def open_material(job: Job) -> Material:
         for name, part in parts.items()
     }
     _check_classes(splits, examples.labels, _data_name(job))
+    if len(job.data.text_columns) == 2 and splits["train"].tokens.types is not None:
+        _check_types(splits["train"], backbone, job.source)
+    if job.quality.metric == "worst_class":
+        _check_worst_class(splits, examples.labels, _data_name(job))
     return Material(
         backbone=backbone,
         space=space,
@@ -105,6 +111,7 @@ def open_material(job: Job) -> Material:
         data_sha256=unlabelled.sha256(examples.sha256()) if unlabelled else examples.sha256(),
         labelled_sha256=examples.sha256(),
         labels=examples.labels,
+        text_columns=job.data.text_columns,
         splits=splits,
         tokenizer=tokenizer,
         training=Training(
@@ -152,11 +159,20 @@ def _unlabelled(job: Job, examples: data.Examples) -> Unlabelled | None:
     source = job.data.unlabelled
     if source is None:
         return None
+    if not isinstance(job.data.text, str):
+        raise InputError.one(
+            job.source, "data.unlabelled", source, "not possible with pairs of texts; leave it out"
+        )
     if job.data.package is None:
         texts = read_texts(Path(source), column=job.data.text)
     else:
-        texts = data.read_package(job.data.package, source, key="data.unlabelled").texts
-    return Unlabelled(texts=texts, labelled=examples.texts)
+        texts = _single(data.read_package(job.data.package, source, key="data.unlabelled"))
+    return Unlabelled(texts=texts, labelled=_single(examples))
+
+
+def _single(examples: data.Examples) -> list[str]:
+    """Texts that are no pairs."""
+    return [text for text in examples.texts if isinstance(text, str)]
 
 
 def _data_name(job: Job) -> str:
@@ -177,6 +193,35 @@ def _check_classes(splits: dict[str, Labelled], labels: tuple[str, ...], file: s
             len(splits["report"].tokens),
             FEW_ROWS,
         )
+
+
+def _check_types(train: Labelled, backbone: Backbone, file: str) -> None:
+    """Refuse pairs whose token types the model has no embeddings for."""
+    assert train.tokens.types is not None
+    most = int(train.tokens.types.max()) + 1
+    if most > backbone.type_vocab_size:
+        raise InputError.one(
+            file,
+            "data.text",
+            "a pair",
+            f"the tokenizer writes {most} token types, the model has {backbone.type_vocab_size} "
+            "(type_vocab_size); name one column, or take a model trained on pairs",
+        )
+
+
+def _check_worst_class(splits: dict[str, Labelled], labels: tuple[str, ...], file: str) -> None:
+    """Refuse to rank by a share of too few rows: one row would be worth more than a loss level."""
+    for name in ("search", "report"):
+        rows = np.bincount(splits[name].labels, minlength=len(labels))
+        k = int(rows.argmin())
+        if rows[k] < MIN_CLASS_ROWS:
+            raise InputError.one(
+                file,
+                f"split {name}",
+                labels[k],
+                f"has {rows[k]} rows here, too few for quality.metric = worst_class "
+                f"(at least {MIN_CLASS_ROWS}); give more rows of it, or rank by macro_f1",
+            )
 
 
 def open_quality(

@@ -184,7 +184,8 @@ def _train(
         for part, share in batch_parts(train.tokens, next(batches)):
             ids, n = train.tokens.batch(part)
             with autocast(dtype):
-                pooled = model.pooled(full_plan(config), ids, n)[-1]
+                types = train.tokens.batch_types(part)
+                pooled = model.pooled(full_plan(config), ids, n, types)[-1]
             logits = model.head(config.num_layers - 1, pooled.float())
             loss = functional.cross_entropy(
                 logits, torch.from_numpy(train.labels[part]), label_smoothing=LABEL_SMOOTHING
@@ -206,7 +207,9 @@ def _error(model: DynamicEncoder, rows: Labelled) -> float:
     wrong, last = 0, model.config.num_layers - 1
     with torch.no_grad():
         for part in rows.tokens.batches(batch=32, sort=True):
-            pooled = model.pooled(full_plan(model.config), *rows.tokens.batch(part))[-1]
+            ids, n = rows.tokens.batch(part)
+            types = rows.tokens.batch_types(part)
+            pooled = model.pooled(full_plan(model.config), ids, n, types)[-1]
             answers = model.head(last, pooled).argmax(dim=1).numpy()
             wrong += int((answers != rows.labels[part]).sum())
     return wrong / len(rows.tokens)

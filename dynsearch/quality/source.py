@@ -71,7 +71,7 @@ class SupernetQuality:
             rows = order[i : i + RECORD_BATCH]
             ids, n = data.tokens.batch(rows)
             seen = Record()
-            model.record(plan, ids, n, seen)
+            model.record(plan, ids, n, seen, data.tokens.batch_types(rows))
             for layer in range(plan.depth):
                 logits[rows, layer] = seen.logits[layer].numpy()
                 layer_in[rows, layer] = seen.tokens_layer[layer]
@@ -104,8 +104,8 @@ class SupernetQuality:
     def first_rows(self, split: str, n: int) -> SupernetQuality:
         """The same network on the first `n` rows of one split alone."""
         whole = self.splits[split]
-        tokens = Tokens(
-            ids=whole.tokens.ids, starts=whole.tokens.starts[:n], lengths=whole.tokens.lengths[:n]
+        tokens = replace(
+            whole.tokens, starts=whole.tokens.starts[:n], lengths=whole.tokens.lengths[:n]
         )
         part = Labelled(tokens=tokens, labels=whole.labels[:n])
         return SupernetQuality(
@@ -123,6 +123,7 @@ class SupernetQuality:
                     "ids": data.tokens.ids,
                     "starts": data.tokens.starts,
                     "lengths": data.tokens.lengths,
+                    "types": data.tokens.types,
                     "labels": data.labels,
                 }
                 for name, data in self.splits.items()
@@ -136,7 +137,9 @@ class SupernetQuality:
         config["expert_counts"] = tuple(config["expert_counts"])
         splits = {
             name: Labelled(
-                tokens=Tokens(ids=d["ids"], starts=d["starts"], lengths=d["lengths"]),
+                tokens=Tokens(
+                    ids=d["ids"], starts=d["starts"], lengths=d["lengths"], types=d["types"]
+                ),
                 labels=d["labels"],
             )
             for name, d in payload["splits"].items()
@@ -159,6 +162,7 @@ def _shared(array: NDArray[Any]) -> torch.Tensor:
 def split_hash(data: Labelled) -> str:
     """Content hash of a tokenised split."""
     digest = hashlib.sha256()
-    for array in (data.tokens.ids, data.tokens.lengths, data.labels):
+    types = [] if data.tokens.types is None else [data.tokens.types]
+    for array in (data.tokens.ids, data.tokens.lengths, data.labels, *types):
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()

@@ -6,10 +6,11 @@ import hashlib
 import unicodedata
 from dataclasses import dataclass
 
-from dynsearch.quality.data import Examples
+from dynsearch.quality.data import Examples, Text
 from search_spaces.errors import InputError
 
 SPLITS = ("report", "calibrate", "search", "early_stop", "train")
+BETWEEN = "\x1f"  # a unit separator is white space to `str.split`
 MIN_ROWS = 200  # of search and of report rows
 FEW_ROWS = 2000  # report rows under which the interval is printed first
 
@@ -41,8 +42,13 @@ def sizes_for(rows: int) -> SplitSizes:
     )
 
 
-def normalise(text: str) -> str:
-    """Text as it is compared for duplicates: NFKC, lower case, single spaces."""
+def normalise(text: Text) -> str:
+    """Text as it is compared for duplicates: NFKC, lower case, single spaces.
+
+    Both texts of a pair count, in their order; what divides them occurs in no normalised text.
+    """
+    if not isinstance(text, str):
+        return BETWEEN.join(normalise(part) for part in text)
     return " ".join(unicodedata.normalize("NFKC", text).lower().split())
 
 

@@ -14,7 +14,7 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -302,14 +302,14 @@ def _labelled_step(
     """
     total, full = 0.0, full_plan(model.config)
     for part, share in batch_parts(train.tokens, rows):
-        ids, n = train.tokens.batch(part)
+        texts = take(train.tokens, part)
         labels = torch.from_numpy(train.labels[part])
-        logits = _all_logits(model, full, ids, n, dtype)  # [B, L, C]
+        logits = _all_logits(model, full, texts, dtype)  # [B, L, C]
         teacher = _soften(logits[:, -1])
         loss = _hard_loss(logits, labels) + _soft_loss(logits[:, :-1], teacher)
         total += _backward(loss, share)
         if plan is not None:
-            logits = _all_logits(model, plan, ids, n, dtype)
+            logits = _all_logits(model, plan, texts, dtype)
             total += _backward(_hard_loss(logits, labels) + _soft_loss(logits, teacher), share)
     return total
 
@@ -318,15 +318,26 @@ def _agreement_step(model: DynamicEncoder, texts: Tokens, dtype: str) -> float:
     """On texts without labels the exits learn to agree with the last one."""
     total, full = 0.0, full_plan(model.config)
     for part, share in batch_parts(texts, np.arange(len(texts))):
-        logits = _all_logits(model, full, *texts.batch(part), dtype)
+        logits = _all_logits(model, full, take(texts, part), dtype)
         total += _backward(_soft_loss(logits[:, :-1], _soften(logits[:, -1])), share)
     return total
 
 
 def take(tokens: Tokens, rows: NDArray[np.int64]) -> Tokens:
     """The texts `rows`, in this order."""
-    starts, lengths = tokens.starts[rows], tokens.lengths[rows]
-    return ragged([tokens.ids[i : i + n] for i, n in zip(starts, lengths, strict=True)])
+    return at_places(tokens, [tokens.starts[i] + np.arange(tokens.lengths[i]) for i in rows])
+
+
+def at_places(tokens: Tokens, places: Sequence[NDArray[np.int64]]) -> Tokens:
+    """Texts made of the tokens at `places`, a list for each text.
+
+    Token types never fall inside a text: once the second one of a pair has begun, what follows
+    belongs to it.
+    """
+    types = None
+    if tokens.types is not None:
+        types = [np.maximum.accumulate(tokens.types[p]) for p in places]
+    return ragged([tokens.ids[p] for p in places], types)
 
 
 def joined_texts(tokens: Tokens, rows: NDArray[np.int64], rng: np.random.Generator) -> Tokens:
@@ -335,23 +346,22 @@ def joined_texts(tokens: Tokens, rows: NDArray[np.int64], rng: np.random.Generat
     The two pieces together are about as long as the texts; both keep their special token.
     """
     others = rng.permutation(rows)
-    texts = []
+    picked = []  # places of the tokens of each joined text
     for i, j in zip(rows, others, strict=True):
-        first = tokens.ids[tokens.starts[i] : tokens.starts[i] + tokens.lengths[i]]
-        second = tokens.ids[tokens.starts[j] : tokens.starts[j] + tokens.lengths[j]]
+        first = tokens.starts[i] + np.arange(tokens.lengths[i])
+        second = tokens.starts[j] + np.arange(tokens.lengths[j])
         share = rng.random()
         head = max(1, round(share * (first.size - 1)))
         tail = max(1, round((1.0 - share) * (second.size - 1)))
-        texts.append(np.concatenate([first[:head], second[second.size - tail :]]))
-    return ragged(texts)
+        picked.append(np.concatenate([first[:head], second[second.size - tail :]]))
+    return at_places(tokens, picked)
 
 
-def _all_logits(
-    model: DynamicEncoder, plan: Plan, ids: Tensor, n: NDArray[np.int64], dtype: str
-) -> Tensor:
+def _all_logits(model: DynamicEncoder, plan: Plan, texts: Tokens, dtype: str) -> Tensor:
     """Logits [B, L, C] of every exit head, float32, with gradients; layers run in `dtype`."""
+    everyone = np.arange(len(texts))
     with autocast(dtype):
-        pooled = model.pooled(plan, ids, n)
+        pooled = model.pooled(plan, *texts.batch(everyone), texts.batch_types(everyone))
     return torch.stack([model.head(i, p.float()) for i, p in enumerate(pooled)], dim=1)
 
 

@@ -103,6 +103,7 @@ def _train_into(progress: Progress, folder: Path, material: Material) -> None:
         material.tokenizer.save(str(vocabulary))
     info = {
         "labels": list(material.labels),
+        "text_columns": list(material.text_columns),
         "max_len": material.training.max_len,
         "key": material.key,
         "backbone": material.backbone.name,

@@ -15,7 +15,7 @@ from cost_models.device import Device, load_device
 from dynsearch.export.files import write_atomic
 from dynsearch.export.front import BENCH_FILE, read_front, read_json
 from dynsearch.export.records import Front
-from dynsearch.report import explained, origin, sections
+from dynsearch.report import explained, origin, quality, sections
 from dynsearch.report.markup import Html, json_block, tag
 from dynsearch.report.view import chart_data
 
@@ -75,11 +75,13 @@ def page(
         _header(front, around.environment),
         tag(
             "main",
+            quality.ranking_note(front),
             sections.result(front, device, bench) if front.front else _empty(),
             _front_section(),
             _chosen_section(),
             explained.section(*told),
             _measured_section(bench),
+            quality.quality(front, device),
             sections.configurations(front, bench),
             _search_section(front),
             _origin_section(around),
@@ -138,6 +140,7 @@ def _header(front: Front, environment: Mapping[str, Any]) -> Html:
         ("chosen", "Chosen"),
         ("explain", "Time"),
         ("measured", "Measured"),
+        *([("quality", "Quality")] if any(p.selected_quality for p in front.front) else []),
         ("configurations-section", "Table"),
         ("search", "Search"),
         ("origin", "Origin"),

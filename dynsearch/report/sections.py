@@ -108,7 +108,7 @@ def _card(x: Level) -> Html:
             _pair("predicted", units.times(x.speed.predicted)) if measured else None,
             loss,
             rival,
-            _pair("configuration", _select(x.point), x.point.family),
+            _pair("configuration", select_button(x.point), x.point.family),
         ),
         tag("p", STATES[x.state], class_=f"state {x.state}"),
         class_="card",
@@ -120,7 +120,8 @@ def _pair(term: str, *value: Any) -> Html:
     return tag("div", tag("dt", term), tag("dd", separated))
 
 
-def _select(p: FrontPoint) -> Html:
+def select_button(p: FrontPoint) -> Html:
+    """The id of a configuration, which selects it in all charts."""
     return tag("button", p.id, class_="pick", type="button", data_id=p.id, data_device=p.device)
 
 
@@ -145,7 +146,7 @@ def _level_table(found: Sequence[Level]) -> Html:
         cells: list[Any] = [
             _loss_words(x.loss),
             x.dtype,
-            _select(p) if p else "\u2013",
+            select_button(p) if p else "\u2013",
             p.family if p else "\u2013",
             units.times(x.speed.predicted),
             units.times(x.speed.measured),
@@ -284,7 +285,7 @@ def _configuration_row(
     exits = (p.candidate.get("exits") or {}).get("layers", ())
     measured = p.measured.latency_mean_s if p.measured else None
     cells: list[tuple[Any, float | str | None]] = [
-        (_select(p), p.id),
+        (select_button(p), p.id),
         (p.device, p.device),
         (p.family, p.family),
         (p.dtype, p.dtype),

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from dynsearch.errors import InputError
@@ -32,6 +31,7 @@ from dynsearch.search.runs import Run, append_log, write_log
 from dynsearch.search.study import Book, set_attr, tell_complete, trial_constraints, trial_values
 from dynsearch.search.types import DeviceFront, Params, PassFronts, SearchProblem
 from dynsearch.search.workers import PassResult
+from dynsearch.sim.ranking import error_of
 
 _LOG = logging.getLogger(__name__)
 COMPACT_POINTS = 64  # of a pass's front, kept in the study
@@ -68,7 +68,7 @@ class Ledger:
         """Upper end of each objective, in the job's order; None before the full network ran."""
         if self.reference is None:
             return None
-        full = full_error(self.reference) + ERROR_MARGIN
+        full = error_of(self.problem.metric, self.reference) + ERROR_MARGIN
         costs = self.problem.full_cost[device]
         return [full if name == "error" else costs[name] for name in self.problem.objectives]
 
@@ -140,11 +140,6 @@ class Ledger:
         points = objective_points(front.error_bound, front.costs, names)
         columns = ["error_bound" if name == "error" else name for name in names]
         return {"columns": columns, "points": points[thin(points, COMPACT_POINTS)].tolist()}
-
-
-def full_error(trace: Trace) -> float:
-    """Error of the last layer of a trace."""
-    return float(np.mean(trace.logits[:, -1].argmax(axis=-1) != trace.labels))
 
 
 def open_ledger(run: Run, book: Book, problem: SearchProblem, weights_hash: str) -> Ledger:

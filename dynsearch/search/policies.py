@@ -126,7 +126,8 @@ class PolicyMaker:
         """What the space allows on this trace, each kind of decision once.
 
         With two classes, criteria that decide alike are represented by the first one named and
-        by the first temperature; with a batch of 1, all ways of batching by the first one.
+        by the first temperature (unless the metric that ranks depends on it); with a batch of 1,
+        all ways of batching by the first one.
         """
         L, classes = replayer.trace.logits.shape[1:]
         names = [c for c in space.criteria if c != "patience"]
@@ -134,7 +135,8 @@ class PolicyMaker:
         if classes == 2:
             first = next((c for c in names if c in ALIKE_FOR_TWO_CLASSES), None)
             names = [c for c in names if c == first or c not in ALIKE_FOR_TWO_CLASSES]
-            temperatures = temperatures[:1] if set(names) <= {first} else temperatures
+            if set(names) <= {first} and not replayer.temperature_matters:
+                temperatures = temperatures[:1]
         sites = np.asarray(space.exit_layers, dtype=np.int64) - 1
         scorers = []
         for name in names if sites.size else ():

@@ -102,6 +102,7 @@ class SearchProblem:
     anchors: dict[str, tuple[float, ...]]  # by device, ascending costs, see study.anchor_costs
     full_cost: dict[str, dict[str, float]]  # full network's cost by device and cost objective
     split: str = "search"
+    metric: str = "accuracy"  # what ranks, see `quality.metrics.METRICS`
     inner_spec: Mapping[str, Any] = field(default_factory=dict)
     # Plain picklable values. "builder" = "module:function" of a function that takes this mapping
     # and returns a PassInner. The driver adds "reference_trace" (the full network's Trace) and

@@ -31,6 +31,7 @@ from dynsearch.sim.decide import (
 from dynsearch.sim.latencies import sample_latencies
 from dynsearch.sim.layer_cost import REGROUP, SERIAL, WAIT_ALL, LayerCost
 from dynsearch.sim.pricing import QUANTITIES, Pricer, combine, make_pricer, num_channels
+from dynsearch.sim.ranking import Judge, Ranking
 from dynsearch.sim.stages import entering_share
 from dynsearch.sim.walk import Tally, Walk
 from search_spaces.candidate import CRITERIA, EXIT_BATCHING, PolicyBatch
@@ -56,26 +57,33 @@ class Replayed:
     gained: I64  # [P] rows that only the policy gets right
     full_wrong: int  # rows that the full network gets wrong
     costs: tuple[dict[str, F64], ...]  # by workload: quantity -> [D, P]
+    judged: F64 | None = None  # [P, 3] error, loss, standard error by the metric that ranks
+    full_judged: float = 0.0  # the full network's error by that metric
 
     @property
     def error(self) -> F64:
-        """Plain estimate of the error [P]."""
-        return self.n_wrong / self.num_samples
+        """Plain estimate of the error, or of what ranks in its place [P]."""
+        return self.n_wrong / self.num_samples if self.judged is None else self.judged[:, 0]
 
     @property
     def loss(self) -> F64:
         """Paired loss against the full network [P]."""
+        if self.judged is not None:
+            return self.judged[:, 1]
         return paired_difference(self.lost, self.gained, self.num_samples)[0]
 
     @property
     def loss_se(self) -> F64:
         """Standard error of the paired loss [P]."""
+        if self.judged is not None:
+            return self.judged[:, 2]
         return paired_difference(self.lost, self.gained, self.num_samples)[1]
 
     @property
     def error_bound(self) -> F64:
         """Full network's error + paired loss + 1.28 standard errors [P]."""
-        return error_bound(self.full_wrong / self.num_samples, self.loss, self.loss_se)
+        full = self.full_wrong / self.num_samples if self.judged is None else self.full_judged
+        return error_bound(full, self.loss, self.loss_se)
 
     @property
     def reach(self) -> F64:
@@ -100,6 +108,7 @@ class Replayer:
         *,
         workloads: Sequence[Workload],
         correct_full: Bool,
+        ranking: Ranking | None = None,
     ) -> None:
         """Check the pieces against each other.
 
@@ -108,6 +117,7 @@ class Replayer:
             costs: Stage costs of the trace's outer setting, one for all workloads or one each.
             workloads: Each gives its own costs; errors are the same for all.
             correct_full: Whether the full network is right, on the same rows [N].
+            ranking: Metric that takes the place of the error; None: the error itself.
 
         Raises:
             InputError: fewer rows, layers or batch sizes than needed; see the message.
@@ -116,6 +126,7 @@ class Replayer:
         self.workloads = tuple(workloads)
         self.costs = (costs,) * len(workloads) if isinstance(costs, LayerCost) else tuple(costs)
         self.correct_full = np.asarray(correct_full, dtype=bool)
+        self.ranking = ranking
         self._check()
         self._predicted = trace.logits.argmax(axis=-1)  # [N, L]
         self._correct = self._predicted == trace.labels[:, None]
@@ -159,7 +170,14 @@ class Replayer:
                 combine(sums / n, cost, names, self._miss_shares(policies, reach, cost, load))
                 for sums, cost, load in zip(tally.sums, self.costs, self.workloads, strict=True)
             ),
+            judged=None if self.ranking is None else tally.judged,
+            full_judged=0.0 if self.ranking is None else self.ranking.full_error,
         )
+
+    @property
+    def temperature_matters(self) -> bool:
+        """Whether a temperature changes what ranks, besides who leaves where."""
+        return self.ranking is not None and self.ranking.metric == "nll"
 
     @property
     def quantities(self) -> tuple[str, ...]:
@@ -222,7 +240,10 @@ class Replayer:
         else:
             scores = self.scores(int(policies.criterion[0]), float(policies.temperature[0]))
             rule = ThresholdRule(scores, policies, layouts)
-        walk = Walk(pricers, rule, self._correct, self.correct_full)
+        judge = None
+        if self.ranking is not None:
+            judge = Judge(self.ranking, self.trace, float(policies.temperature[0]))
+        walk = Walk(pricers, rule, self._correct, self.correct_full, judge)
         for start in range(0, rows.size, BLOCK):
             walk.block(policies, np.arange(start, min(start + BLOCK, rows.size)), rows, tally)
 

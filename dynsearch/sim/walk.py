@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,7 @@ F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
 U8 = NDArray[np.uint8]
 Bool = NDArray[np.bool_]
+JudgeBlock = Callable[[U8], F64]  # layers where samples leave [R, N] -> figures [R, 3]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +27,7 @@ class Tally:
     right: I64  # [P]
     both: I64  # [P] rows that the full network gets right as well
     sums: list[F64]  # by workload [P, channels]
+    judged: F64  # [P, 3] badness, loss, standard error by another metric than the error
 
     @classmethod
     def empty(cls, num_policies: int, num_layers: int, channels: list[int]) -> Tally:
@@ -35,6 +37,7 @@ class Tally:
             np.zeros(num_policies, dtype=np.int64),
             np.zeros(num_policies, dtype=np.int64),
             [np.zeros((num_policies, c)) for c in channels],
+            np.zeros((num_policies, 3)),
         )
 
     def leave(self, rows: I64, layer: int, left: U8, right: U8, both: U8) -> None:
@@ -52,7 +55,12 @@ class Walk:
     """
 
     def __init__(
-        self, pricers: Sequence[Pricer], rule: Rule, correct: Bool, correct_full: Bool
+        self,
+        pricers: Sequence[Pricer],
+        rule: Rule,
+        correct: Bool,
+        correct_full: Bool,
+        judge: JudgeBlock | None = None,
     ) -> None:
         """Put what is known of the rows into the pricers' layouts.
 
@@ -61,8 +69,10 @@ class Walk:
             rule: Decisions of the group, over the pricers' layouts in their order.
             correct: Whether each exit is right [N, L].
             correct_full: Whether the full network is right [N].
+            judge: Figures by another metric; None: the error alone is asked for.
         """
-        self._pricers, self._rule = pricers, rule
+        self._pricers, self._rule, self._judge = pricers, rule, judge
+        self._where: U8 | None = None  # [R, bits] layer where each sample of the block leaves
         first = pricers[0].layout
         self._right = first.pack(correct.T)
         self._both = first.pack((correct & correct_full[:, None]).T)
@@ -74,12 +84,17 @@ class Walk:
         self._rule.begin(block)
         live = [np.repeat(e, block.size, axis=0) for e in self._everyone]
         on, depth = policies.exit_on[block], policies.depth[block]
+        if self._judge is not None:
+            self._where = np.zeros((block.size, 8 * live[0].shape[1]), dtype=np.uint8)
         for layer in range(int(depth.max())):
             for final, at in ((False, on[:, layer]), (True, depth == layer + 1)):
                 here = np.flatnonzero(at)
                 if here.size:
                     later = np.flatnonzero(on[here, :layer].any(axis=1))
                     self._exit(layer, final, here, later, live, rows[block[here]], tally)
+        if self._judge is not None and self._where is not None:
+            slots = self._pricers[0].layout.slot
+            tally.judged[rows[block]] = self._judge(np.take(self._where, slots, axis=1))
 
     def _exit(
         self,
@@ -107,6 +122,9 @@ class Walk:
             tally.sums[i][rows] += cost
             if i == 0:
                 tally.leave(rows, layer, left, self._right[layer], self._both[layer])
+                if self._where is not None:
+                    gone = np.unpackbits(left, axis=1, bitorder="little")
+                    self._where[here] += gone * np.uint8(layer)
 
 
 def _sizes(sets: U8) -> I64:

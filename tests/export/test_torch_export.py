@@ -219,3 +219,52 @@ def test_the_runner_needs_none_of_the_searching_parts():
     modules = closure(["dynsearch.models.dynamic", "search_spaces.codec"])
     assert {m for m in modules if m.startswith("dynsearch")} == {"dynsearch.models.dynamic"}
     assert not any(m.startswith("cost_models") for m in modules)
+
+
+PAIR_RUN = """
+import json, sys
+sys.path.insert(0, ".")
+import runner
+model = runner.load()
+pairs = json.loads(sys.stdin.read())
+answers = [[(a.label, a.exit_layer, a.probability) for a in model.classify(pairs, batch)]
+           for batch in (1, 8)]
+try:
+    model.classify(["one text"])
+except ValueError as error:
+    answers.append(str(error))
+print(json.dumps(answers))
+"""
+
+
+def test_an_export_of_pairs_reads_pairs(run: Path, supernet: Path, tmp_path: Path):
+    import shutil
+
+    shutil.copytree(run, tmp_path / "run")
+    head = tmp_path / "run" / "supernet" / "config.json"
+    config = json.loads(head.read_text())
+    head.write_text(json.dumps(config | {"text_columns": ["premise", "hypothesis"]}))
+    c = candidates(_backbone(supernet))[2]
+    (folder,) = export_torch(tmp_path / "run", [candidate_hash(c)[:8]], tmp_path / "out")
+    assert '"first text" "second text"' in (folder / "README.md").read_text()
+    pairs = list(zip(TEXTS[:20], TEXTS[20:], strict=True))
+    *found, error = json.loads(away_from_checkout(folder, "-c", PAIR_RUN, given=json.dumps(pairs)))
+    assert "reads pairs of texts, not 'one text'" in error
+    geometry, weights, _ = load_supernet(supernet)
+    tokens = tokenize(load_tokenizer(supernet), pairs, MAX_LEN)
+    model = DynamicEncoder(geometry, weights)
+    for size, answers in zip((1, 8), found, strict=True):
+        for rows in tokens.batches(batch=size, sort=size > 1):
+            want = model.run(plan_of(c), *tokens.batch(rows), tokens.batch_types(rows))
+            shares = torch.softmax(torch.from_numpy(want.logits).double(), -1).numpy()
+            for i, row in enumerate(rows):
+                label, layer, share = answers[row]
+                assert (label, layer) == (LABELS[want.prediction[i]], want.exit_layer[i])
+                assert np.isclose(share, shares[i].max(), rtol=1e-12)
+    (folder / "pairs.txt").write_text("good film\tbad plot\n", encoding="utf-8")
+    out = away_from_checkout(
+        folder, "runner.py", "--json", "--file", "pairs.txt", "good film", "bad plot"
+    )
+    first, second = map(json.loads, out.splitlines())
+    assert first == second
+    assert first["text"] == ["good film", "bad plot"]

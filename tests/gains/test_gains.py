@@ -171,3 +171,10 @@ def test_speed_up_is_a_ratio_of_times_in_one_group_and_missed_levels_stay():
     assert cells[0.01]["against_fp32"] == 10.0
     assert cells[0.01]["confirmed_loss"] == 0.02
     assert "speed_up" not in cells[0.0]
+
+
+def test_families_are_compared_by_accuracy_alone(home, tmp_path, capsys):
+    (home / "nll.toml").write_text(JOB + '[quality]\nmetric = "nll"\n', encoding="utf-8")
+    assert run(["gains", str(home / "nll.toml"), "--out", str(tmp_path / "out")]) == 2
+    assert "compared by accuracy" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -98,3 +98,31 @@ def test_tiny_data_is_readable(tmp_path):
     found = data.read_examples(tiny_data(tmp_path / "tiny.jsonl", 300))
     assert len(found) == 300
     assert found.labels == ("negative", "positive")
+
+
+def test_pairs_are_read_from_two_columns_and_hash_apart_from_single_texts(tmp_path):
+    rows = [{"a": f"p{i}", "b": f"h{i}", "label": i % 2} for i in range(9)]
+    path = write(tmp_path / "a.jsonl", rows)
+    found = data.read_examples(path, text=("a", "b"))
+    assert found.texts[3] == ("p3", "h3")
+    assert found.subset([3]).texts == [("p3", "h3")]
+    swapped = data.read_examples(path, text=("b", "a"))
+    single = data.read_examples(path, text="a")
+    assert len({found.sha256(), swapped.sha256(), single.sha256()}) == 3
+    shifted = [("p\x03", "h"), ("p", "\x03h")]
+    assert len({data.Examples([t], [0], ("x",)).sha256() for t in shifted}) == 2
+
+
+@pytest.mark.parametrize(
+    ("row", "key", "says"),
+    [
+        ({"a": "x", "label": 1}, "b", "column missing in line 1; it has: a, label"),
+        ({"a": "x", "b": " ", "label": 1}, "line 1, b", "no text"),
+        ({"a": 3, "b": "x", "label": 1}, "line 1, a", "no text"),
+    ],
+)
+def test_half_a_pair_is_refused_by_its_column(tmp_path, row, key, says):
+    with pytest.raises(InputError) as caught:
+        data.read_examples(write(tmp_path / "bad.jsonl", [row]), text=("a", "b"))
+    assert caught.value.problems[0].key == key
+    assert says in caught.value.problems[0].message

@@ -66,3 +66,14 @@ def test_presets_are_those_of_the_published_protocol():
         report=2000, calibrate=400, search=2000, early_stop=300
     )
     assert PRESETS["reviews"].train == 10000
+
+
+def test_pairs_are_duplicates_only_where_both_texts_are():
+    pairs = [(f"first {i % 40}", f"second {i // 40}") for i in range(1600)]
+    again = [(a.upper(), f" {b} ") for a, b in pairs[:300]]
+    swapped = [(b, a) for a, b in pairs[:50]]
+    got = split_examples(examples([*pairs, *again, *swapped]))
+    kept = [t for part in got.values() for t in part.texts]
+    assert sorted(kept) == sorted([*pairs, *swapped])
+    assert normalise(("a b", "c")) != normalise(("a", "b c"))
+    assert normalise(("a\x1fb", "c")) != normalise(("a", "b\x1fc"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -197,3 +198,14 @@ def test_gradients_of_parts_add_up_to_those_of_the_whole_batch(home, monkeypatch
     assert whole.keys() == parts.keys()
     for name, gradient in whole.items():
         assert torch.allclose(gradient, parts[name], atol=1e-5), name
+
+
+def test_pairs_of_texts_have_no_unlabelled_ones(home, words):
+    (home / "more.txt").write_text("\n".join(words), encoding="utf-8")
+    pairs = product(words[:40], words[40:70])
+    rows = [{"a": a, "b": b, "label": i % 2} for i, (a, b) in enumerate(pairs)]
+    (home / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    text = JOB.format(unlabelled='unlabelled = "more.txt"\ntext = ["a", "b"]')
+    (home / "pairs.toml").write_text(text.replace("data.jsonl", "pairs.jsonl"), encoding="utf-8")
+    with pytest.raises(InputError, match="not possible with pairs"):
+        open_material(load_job(home / "pairs.toml"))

@@ -1,0 +1,76 @@
+"""A job's data is refused where the metric that ranks makes no sense of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dynsearch.job import job_from_dict
+from dynsearch.quality.opening import MIN_CLASS_ROWS, open_material
+from dynsearch.testing import tiny_model, tiny_texts
+from search_spaces.errors import InputError
+
+
+def material(home: Path, metric: str, rare: int, rows: int = 1500):
+    texts = [
+        {"text": text, "label": "rare" if i < rare else label}
+        for i, (text, label) in enumerate(tiny_texts(rows))
+    ]
+    (home / "data.jsonl").write_text("\n".join(map(json.dumps, texts)), encoding="utf-8")
+    raw = {
+        "schema_version": 1,
+        "name": "j",
+        "model": {"folder": "model"},
+        "data": {"file": "data.jsonl"},
+        "space": {"exits": {"layers": [1], "min_depth": 2}},
+        "quality": {"metric": metric},
+        "workload": {"max_len": 24},
+    }
+    return open_material(job_from_dict(raw, base=home))
+
+
+def test_the_worst_class_ranks_only_where_each_has_rows_enough(tmp_path):
+    tiny_model(tmp_path / "model")
+    with pytest.raises(InputError, match=r"too few for quality\.metric") as caught:
+        material(tmp_path, "worst_class", rare=100)
+    assert caught.value.problems[0].value == "rare"
+    assert "macro_f1" in caught.value.problems[0].message
+    material(tmp_path, "macro_f1", rare=100)
+    splits = material(tmp_path, "worst_class", rare=500).splits
+    for name in ("search", "report"):
+        assert min(sum(splits[name].labels == k) for k in range(3)) >= MIN_CLASS_ROWS
+
+
+def test_a_class_without_rows_in_a_split_is_refused_whatever_ranks(tmp_path):
+    tiny_model(tmp_path / "model")
+    with pytest.raises(InputError, match="class absent from this split"):
+        material(tmp_path, "macro_f1", rare=2)
+
+
+def test_pairs_need_a_model_that_tells_two_texts_apart(tmp_path):
+    folder = tiny_model(tmp_path / "model")
+    texts = tiny_texts(1200)
+    rows = [
+        {"a": text, "b": other, "label": label}
+        for (text, label), (other, _) in zip(texts, reversed(texts), strict=True)
+    ]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    raw = {
+        "schema_version": 1,
+        "name": "j",
+        "model": {"folder": "model"},
+        "data": {"file": "pairs.jsonl", "text": ["a", "b"]},
+        "space": {"exits": {"layers": [1], "min_depth": 2}},
+        "workload": {"max_len": 24},
+    }
+    found = open_material(job_from_dict(raw, base=tmp_path))
+    assert found.text_columns == ("a", "b")
+    assert all(set(np.unique(s.tokens.types)) == {0, 1} for s in found.splits.values())
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"type_vocab_size": 1}))
+    with pytest.raises(InputError, match="2 token types, the model has 1") as caught:
+        open_material(job_from_dict(raw, base=tmp_path))
+    assert caught.value.problems[0].key == "data.text"
