@@ -188,6 +188,8 @@ def job_hash(job: Job, *, model_hash: str, data_hash: str) -> str:
     """
     dump = job.model_dump(mode="json")
     del dump["training"]["threads"]
+    if dump["training"]["expert_counts"] is None:  # as before the key existed
+        del dump["training"]["expert_counts"]
     covered = {
         "schema_version": SCHEMA_VERSION,
         "model": model_hash,
