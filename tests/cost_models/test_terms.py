@@ -70,6 +70,12 @@ def test_the_terms_add_up_to_the_time(
         assert (getattr(terms, name) >= 0).all()
 
 
+def bound_by_memory(ops: OpTable) -> OpTable:
+    """The same operators with more traffic than any arithmetic could hide."""
+    more = np.full(len(ops), 1e12)
+    return replace(ops, weight_bytes=more, activation_bytes=more)
+
+
 @pytest.mark.parametrize("device", DEVICES, ids=lambda d: d.kind)
 def test_a_term_without_its_cause_is_nothing(make_ops, device: Device) -> None:
     ops = make_ops(m=[1, 64, 3000], k=512, n=512)
@@ -77,6 +83,11 @@ def test_a_term_without_its_cause_is_nothing(make_ops, device: Device) -> None:
     terms = price_terms(still, device)
     assert (terms.weights == 0).all()
     assert (terms.activations == 0).all()
+    for name in ("weights", "activations"):
+        one = replace(bound_by_memory(ops), **{f"{name[:-1]}_bytes": np.zeros(3)})
+        terms = price_terms(one, device)
+        assert (getattr(terms, name) == 0).all()
+        assert (terms.weights + terms.activations > 0).all() or device.kind == "cpu"
     idle = replace(ops, flops=np.zeros(3), executed_flops=np.zeros(3))
     assert (price_terms(idle, device).arithmetic == 0).all()
     waits = make_ops("host_sync", m=4)

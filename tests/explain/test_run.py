@@ -115,6 +115,12 @@ def test_a_trace_that_cannot_be_used_is_named(copy: small_run.Made, fault: str) 
     assert explain(copy.path, copy.truncated)["total_s"] > 0  # needs lengths alone
 
 
+def test_a_damaged_trace_of_another_setting_does_not_matter(copy: small_run.Made) -> None:
+    (copy.path / "traces" / "0-00000000.npz").write_bytes(b"nothing")
+    assert explain(copy.path, copy.dynamic) == explain(copy.path, copy.dynamic, batch=None)
+    assert explain(copy.path, copy.truncated)["total_s"] > 0
+
+
 def test_a_front_without_its_full_network_or_a_device_file_is_told(copy: small_run.Made) -> None:
     front = json.loads((copy.path / "front.json").read_text())["front"]
     small_run.edit_front(copy.path, {"front": [p for p in front if p["family"] != "full"]})
@@ -158,6 +164,19 @@ def test_a_browser_draws_every_step_that_shows(copy: small_run.Made) -> None:
         assert drawn[-1] == "total"
         assert set(drawn[1:-1]) == shown
         assert len(shown) >= 3
+        bars = browser.value(
+            "[...document.querySelectorAll('[data-step]')].map((b) =>"
+            " [Number(b.getAttribute('x')), Number(b.getAttribute('width'))])"
+        )
+        zero, scale = bars[-1][0], bars[-1][1] / told["total_s"]
+        at, place = told["start_s"], dict(zip(drawn, bars, strict=True))
+        for step in told["steps"]:
+            after = at + step["seconds"]
+            if step["name"] in shown:
+                left, width = place[step["name"]]
+                assert left == pytest.approx(zero + min(at, after) * scale, abs=0.01)
+                assert width == pytest.approx(max(1.5, abs(step["seconds"]) * scale), abs=0.01)
+            at = after
         assert browser.value("document.documentElement.scrollWidth") <= 390
         assert browser.complaints() == []
 

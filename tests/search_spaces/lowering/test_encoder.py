@@ -30,7 +30,7 @@ from search_spaces import (
     lower_layers,
     stack,
 )
-from search_spaces.lowering.encoder import expected_experts
+from search_spaces.lowering.encoder import expected_experts, lower_expert_overheads
 
 BERT = load_backbone("bert-base")
 MINI = load_backbone("minilm-l6")
@@ -168,6 +168,24 @@ def test_experts_by_sequence_route_once_per_sequence() -> None:
     experts = only(table, "grouped_matmul")
     assert experts.count[0] == pytest.approx(touched)
     assert experts.m[0] == 21  # 48 rows / 2.3125 = 20.76
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+@pytest.mark.parametrize("granularity", [0, 1])
+def test_routers_and_dispatch_are_operators_of_their_layer(batch: int, granularity: int) -> None:
+    """What is left of the layer without them is as many operators as a dense layer has."""
+    same: dict[str, Any] = {"batch": [batch], "granularity": [granularity]}
+    more = shapes(num_experts=[4], top_k=[2], **same)
+    whole, (router, dispatch) = lower_layers(MINI, more), lower_expert_overheads(MINI, more)
+    assert kinds(router).count("host_sync") == kinds(router).count("matmul") == 1
+    assert set(kinds(dispatch)) <= {"gather", "elementwise", "reduce"}
+    names = [f.name for f in fields(OpTable)]
+    rows = [tuple(getattr(whole, name)[i] for name in names) for i in range(len(whole))]
+    for table in (router, dispatch):
+        for i in range(len(table)):
+            rows.remove(tuple(getattr(table, name)[i] for name in names))
+    assert len(rows) == len(lower_layers(MINI, shapes(**same)))
+    assert sum(map(len, lower_expert_overheads(MINI, shapes(**same)))) == 0
 
 
 @given(E=st.integers(2, 8), T=st.integers(1, 5), data=st.data())
