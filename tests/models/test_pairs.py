@@ -13,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dynsearch.models.dynamic import DynamicEncoder, Record, full_plan
+from dynsearch.models.experts import ffn_inputs, split_experts
 from dynsearch.models.tokens import Tokens, load_tokenizer, tokenize
 from dynsearch.models.weights import encoder_config, read_backbone, read_pretrained
-from dynsearch.quality.supernet import add_heads, joined_texts
+from dynsearch.quality.supernet import Labelled, _loss, add_heads, joined_texts
 from dynsearch.testing import NEGATIVE, NEUTRAL, POSITIVE, tiny_model, tiny_texts
 
 WORDS = (*POSITIVE, *NEGATIVE, *NEUTRAL, "Unheard", "GOOD", "!", "\u00e9t\u00e9", "[SEP]")
@@ -130,3 +131,23 @@ def test_joined_pairs_stay_one_text_after_another(tokens):
             assert (types[i, length:] == 0).all()
             assert (ids[i, length:] == 0).all()
         assert types.max() == 1
+
+
+def test_training_sees_the_types_of_pairs(folder, tokens):
+    """What the network is asked in each step of a fine-tuning, at every place that asks it."""
+    config = encoder_config(read_backbone(folder), num_classes=2, norm_eps=1e-12)
+    config, weights = split_experts(config, read_pretrained(folder), tokens, (4,), 0)
+    train = Labelled(tokens=tokens, labels=np.arange(len(tokens)) % 2)
+    asked: list[torch.Tensor | None] = []
+
+    class Watched(DynamicEncoder):
+        def start(self, ids, lengths, types=None):
+            asked.append(types)
+            return super().start(ids, lengths, types)
+
+    model = Watched(config, add_heads(config, weights, 0))
+    for step in (0, 1):
+        _loss(model, train, np.arange(8), np.random.default_rng(0), step)
+    ffn_inputs(model, tokens)
+    assert len(asked) == 5  # two networks a step; the rows that routers are fitted on
+    assert all(types is not None and types.max() == 1 for types in asked)
