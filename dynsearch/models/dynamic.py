@@ -217,7 +217,10 @@ class DynamicEncoder:
             + w["embeddings.position"][: ids.shape[1]]
         )
         kind = w["embeddings.token_type"]
-        kind = kind[0] if types is None else functional.embedding(types, kind)
+        if types is None or kind.shape[0] == 1:  # DistilBERT and RoBERTa tell no types apart
+            kind = kind[0]
+        else:
+            kind = functional.embedding(types, kind)
         x = self._norm("embeddings.norm", x + kind)
         if "embeddings.project.weight" in w:  # embeddings of another width than the layers
             x = functional.linear(x, w["embeddings.project.weight"], w["embeddings.project.bias"])

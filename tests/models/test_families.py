@@ -112,6 +112,20 @@ def test_a_projection_of_the_embeddings_is_priced_as_a_matmul(tmp_path: Path):
     assert not (ops.kind == KIND["matmul"]).any()
 
 
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["distilbert", "roberta"])
+def test_a_family_without_token_types_reads_pairs_all_the_same(name: str, tmp_path: Path):
+    folder, _ = made(tmp_path, name)
+    config = encoder_config(read_backbone(folder), num_classes=2, norm_eps=norm_eps(folder))
+    ours = DynamicEncoder(config, read_pretrained(folder))
+    ids, n = ragged([np.arange(5, 15, dtype=np.int32)]).batch(np.arange(1))
+    types = torch.tensor([[0] * 5 + [1] * 5])
+    with torch.no_grad():
+        plain = ours.pooled(full_plan(config), ids, n)[-1]
+        typed = ours.pooled(full_plan(config), ids, n, types)[-1]
+    torch.testing.assert_close(plain, typed)
+
+
 def test_another_family_is_refused_with_the_known_ones(tmp_path: Path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "t5"}), encoding="utf-8")
     with pytest.raises(InputError, match=f"supported: {', '.join(FAMILIES)}"):
