@@ -16,7 +16,14 @@ from dynsearch.models.dynamic import DynamicEncoder, Record, full_plan
 from dynsearch.models.experts import ffn_inputs, split_experts
 from dynsearch.models.tokens import Tokens, load_tokenizer, tokenize
 from dynsearch.models.weights import encoder_config, read_backbone, read_pretrained
-from dynsearch.quality.supernet import Labelled, _loss, add_heads, joined_texts
+from dynsearch.quality.supernet import (
+    Labelled,
+    _agreement_step,
+    _labelled_step,
+    add_heads,
+    joined_texts,
+    sample_plan,
+)
 from dynsearch.testing import NEGATIVE, NEUTRAL, POSITIVE, tiny_model, tiny_texts
 
 WORDS = (*POSITIVE, *NEGATIVE, *NEUTRAL, "Unheard", "GOOD", "!", "\u00e9t\u00e9", "[SEP]")
@@ -145,9 +152,14 @@ def test_training_sees_the_types_of_pairs(folder, tokens):
             asked.append(types)
             return super().start(ids, lengths, types)
 
-    model = Watched(config, add_heads(config, weights, 0))
-    for step in (0, 1):
-        _loss(model, train, np.arange(8), np.random.default_rng(0), step)
+    rows, rng = np.arange(8), np.random.default_rng(0)
+    state = add_heads(config, {k: v.clone() for k, v in weights.items()}, 0)
+    for name, tensor in state.items():
+        tensor.requires_grad_(name.startswith("heads."))
+    model = Watched(config, state)
+    _labelled_step(model, train, rows, None, "fp32")
+    _agreement_step(model, joined_texts(train.tokens, rows, rng), "fp32")
+    _labelled_step(model, train, rows, sample_plan(config, rng), "fp32")
     ffn_inputs(model, tokens)
     assert len(asked) == 5  # two networks a step; the rows that routers are fitted on
     assert all(types is not None and types.max() == 1 for types in asked)
