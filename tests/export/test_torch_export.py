@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +10,7 @@ import numpy as np
 import pytest
 import run_folder
 import torch
+from away import away_from_checkout
 from safetensors.torch import load_file
 
 from dynsearch.export.front import mark_named, write_front_json
@@ -129,26 +127,6 @@ for folder in sorted(p.resolve() for p in Path(".").iterdir()):
     ]
 print(json.dumps(answers))
 """
-
-
-def away_from_checkout(folder: Path, *arguments: str, given: str = "") -> str:
-    """Run a fresh Python that sees installed packages but not this project (no .pth files)."""
-    environment = {
-        "PYTHONPATH": str(Path(torch.__file__).parents[1]),
-        "OMP_NUM_THREADS": "1",
-        "PATH": os.environ["PATH"],
-    }
-    done = subprocess.run(
-        [sys.executable, "-S", *arguments],
-        cwd=folder,
-        env=environment,
-        input=given,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 def test_a_fresh_process_gives_the_same_answers_and_exit_layers(exported: Path, supernet: Path):
