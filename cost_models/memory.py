@@ -16,6 +16,7 @@ from search_spaces.candidate import (
     DTYPES,
     EXIT_BATCHING,
     GRANULARITY,
+    PLAIN_DTYPE,
     Backbone,
     CandidateBatch,
     keep_counts,
@@ -25,7 +26,8 @@ from search_spaces.workload import Workload
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
 
-WIDTH = np.array([DTYPE_BYTES[name] for name in DTYPES], dtype=np.float64)
+MATRIX_WIDTH = np.array([DTYPE_BYTES[name] for name in DTYPES], dtype=np.float64)
+PLAIN_WIDTH = MATRIX_WIDTH[[DTYPES.index(PLAIN_DTYPE[name]) for name in DTYPES]]
 SERIAL = EXIT_BATCHING.index("serial")
 
 
@@ -48,9 +50,11 @@ def peak_bytes(
         Resident weights plus the largest set of activations alive at one time. The interpreter
         and its libraries are not in it.
     """
-    width = WIDTH[candidates.dtype]
-    weights = weight_values(candidates, num_classes=num_classes, head=head)
-    return width * (weights + activation_values(candidates, workload=workload))
+    values = weight_values(candidates, num_classes=num_classes, head=head)
+    matrices = candidates.depth * matrix_values(candidates.backbone)
+    plain = values - matrices + activation_values(candidates, workload=workload)
+    total: F64 = MATRIX_WIDTH[candidates.dtype] * matrices + PLAIN_WIDTH[candidates.dtype] * plain
+    return total
 
 
 def weight_values(
@@ -73,11 +77,17 @@ def weight_values(
 
 def layer_values(backbone: Backbone) -> int:
     """Numbers in one dense encoder layer, biases and norms included."""
+    h = backbone.hidden_size
+    return matrix_values(backbone) + 4 * h
+
+
+def matrix_values(backbone: Backbone) -> int:
+    """Numbers in the matrices of one dense encoder layer and their biases."""
     h, f = backbone.hidden_size, backbone.ffn_size
     kv_heads = backbone.num_kv_heads or backbone.num_heads
     qkv = h + 2 * kv_heads * backbone.head_size
     up = 2 if backbone.ffn_kind == "gated" else 1
-    return (h + 1) * qkv + (h + 1) * h + (h + 1) * up * f + (f + 1) * h + 4 * h
+    return (h + 1) * qkv + (h + 1) * h + (h + 1) * up * f + (f + 1) * h
 
 
 def activation_values(candidates: CandidateBatch, *, workload: Workload) -> F64:

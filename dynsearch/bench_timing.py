@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dynsearch.bench_select import for_batch
-from dynsearch.models.dynamic import DynamicEncoder, Plan, Record, State, plan_of
+from dynsearch.models.dynamic import DynamicEncoder, plan_of
 from dynsearch.models.tokens import Tokens
 from search_spaces.candidate import Candidate
 from search_spaces.workload import batch_order
@@ -106,16 +106,6 @@ def make_blocks(
     return [batches[i : i + size] for i in range(0, len(batches), size)]
 
 
-class StampedEncoder(DynamicEncoder):
-    """The same network, which also notes when each layer begins."""
-
-    starts: list[float]
-
-    def _layer(self, layer: int, state: State, plan: Plan, record: Record | None = None) -> State:
-        self.starts.append(time.perf_counter())
-        return super()._layer(layer, state, plan, record)
-
-
 def encoder_runner(encoder: DynamicEncoder, candidate: Candidate, batch: int) -> Runner:
     """A runner that executes `candidate` for real.
 
@@ -123,16 +113,15 @@ def encoder_runner(encoder: DynamicEncoder, candidate: Candidate, batch: int) ->
     ends; where exited samples wait for their batch, when the run ends.
     """
     plan = plan_of(for_batch(candidate, batch))
-    stamped = StampedEncoder(encoder.config, encoder.weights)
 
     def run(one: Batch) -> F64:
-        stamped.starts = []
-        result = stamped.run(plan, *one)
+        starts: list[float] = []
+        result = encoder.run(plan, *one, on_layer=lambda: starts.append(time.perf_counter()))
         end = time.perf_counter()
         if plan.wait:
             return np.full(result.exit_layer.shape, end)
         # entry l = start of 0-based layer l = end of 1-based layer l; a last layer ends the run
-        stamps = np.array([*stamped.starts, end])
+        stamps = np.array([*starts, end])
         return stamps[result.exit_layer]
 
     return run

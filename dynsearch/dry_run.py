@@ -174,7 +174,7 @@ def _memory(job: Job, material: Material, *, trained: bool) -> float:
     attention = 4.0 * 3 * tokens * job.workload.max_len * b.num_heads * b.num_layers
     training = 2 * PROCESS_BYTES + weights + TRAINED_COPIES * body + kept + attention
     workers = job.search.workers or usable_cores()
-    width = {"fp32": 1.0, "bf16": 0.5}
+    width = {"fp32": 1.0, "bf16": 0.5, "int8": 0.3}  # int8 shares the embeddings with fp32
     copies = sum(width.get(d, 1.0) for d in material.space.table.dtype)
     passes = PROCESS_BYTES * (3 + workers) + weights * (2 + workers * (1 + copies))
     return passes if trained else max(training, passes)

@@ -18,6 +18,9 @@ from numpy.typing import NDArray
 
 DTYPES: tuple[str, ...] = ("fp32", "bf16", "fp16", "int8")
 DTYPE_BYTES: dict[str, int] = {"fp32": 4, "bf16": 2, "fp16": 2, "int8": 1}
+# int8 is dynamic quantisation: it covers the weights of the layers' matrices (QKV, attention
+# output, feed-forward network, experts); what flows between operators, and all else, is fp32.
+PLAIN_DTYPE: dict[str, str] = {"fp32": "fp32", "bf16": "bf16", "fp16": "fp16", "int8": "fp32"}
 EXIT_BATCHING: tuple[str, ...] = ("serial", "wait_all", "compact", "regroup")
 GRANULARITY: tuple[str, ...] = ("token", "sequence")
 POOLING: tuple[str, ...] = ("mean", "cls")

@@ -57,7 +57,7 @@ _RUNNABLE: dict[str, tuple[Any, ...]] = {
     "backbone.type": ("encoder",),
     "backbone.ffn_kind": ("mlp",),
     "backbone.tied_layers": (False,),
-    "dtype": ("fp32", "bf16"),
+    "dtype": ("fp32", "bf16", "int8"),
     "exits.head": ("linear", "pooler_linear"),
     "exits.granularity": ("sample",),
     "exits.aggregator": ("none",),

@@ -112,6 +112,7 @@ def load(folder: str | Path = HERE) -> Model:
     from tokenizers import Tokenizer
 
     from dynsearch.models.dynamic import DynamicEncoder, EncoderConfig, plan_of
+    from dynsearch.models.int8 import Int8Encoder
     from search_spaces.codec import candidate_from_dict
 
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -127,10 +128,15 @@ def load(folder: str | Path = HERE) -> Model:
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.no_padding()
     tokenizer.enable_truncation(max_length=config["max_len"])
+    network, tensors = EncoderConfig(**geometry), load_file(str(weights))
+    plan = plan_of(candidate_from_dict(config["candidate"]))
+    encoder = DynamicEncoder(network, tensors)
+    if config["candidate"]["dtype"] == "int8":
+        encoder = Int8Encoder(network, tensors, plan)
     return Model(
         config=config,
-        encoder=DynamicEncoder(EncoderConfig(**geometry), load_file(str(weights))),
-        plan=plan_of(candidate_from_dict(config["candidate"])),
+        encoder=encoder,
+        plan=plan,
         tokenizer=tokenizer,
     )
 

@@ -10,6 +10,7 @@ f feed-forward width, H heads, E experts, C classes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -123,12 +124,21 @@ class DynamicEncoder:
         self.weights = weights
 
     def to(self, dtype: str) -> DynamicEncoder:
-        """A copy whose weights are stored in `dtype` ("fp32" or "bf16")."""
+        """A copy with weights in `dtype`: "fp32", "bf16", or "int8" (see models/int8.py)."""
+        if dtype == "int8":
+            from dynsearch.models.int8 import Int8Encoder, quantised
+
+            return Int8Encoder(self.config, quantised(self.weights))
         kind = TORCH_DTYPE[dtype]
         return DynamicEncoder(self.config, {k: v.to(kind) for k, v in self.weights.items()})
 
     def run(
-        self, plan: Plan, ids: Tensor, lengths: Ints, types: Tensor | None = None
+        self,
+        plan: Plan,
+        ids: Tensor,
+        lengths: Ints,
+        types: Tensor | None = None,
+        on_layer: Callable[[], None] | None = None,
     ) -> RunResult:
         """Answer one batch, stopping as early as the plan allows.
 
@@ -137,6 +147,7 @@ class DynamicEncoder:
             ids: Token ids [B, T], padded on the right to the longest sample.
             lengths: Unpadded token counts [B].
             types: Token types [B, T]; None: all 0, one text each.
+            on_layer: Called when a layer begins (a stopwatch).
         """
         size = ids.shape[0]
         answer = np.zeros((size, self.config.num_classes), dtype=np.float32)
@@ -147,6 +158,8 @@ class DynamicEncoder:
         with torch.inference_mode():
             state = self.start(ids, lengths, types)
             for layer in range(plan.depth):
+                if on_layer is not None:
+                    on_layer()
                 state = self._layer(layer, state, plan)
                 last = layer == plan.depth - 1
                 if not last and not plan.exit_on[layer]:
@@ -227,6 +240,10 @@ class DynamicEncoder:
         n = np.asarray(lengths, dtype=np.int64)
         return State(x=x, n=n, original=n)
 
+    def _linear(self, name: str, x: Tensor) -> Tensor:
+        """One linear operator of a layer, [..., in] -> [..., out]."""
+        return functional.linear(x, self.weights[name + ".weight"], self.weights[name + ".bias"])
+
     def _norm(self, name: str, x: Tensor) -> Tensor:
         weight, bias = self.weights[name + ".weight"], self.weights[name + ".bias"]
         return functional.layer_norm(x, weight.shape, weight, bias, self.config.norm_eps)
@@ -256,10 +273,10 @@ class DynamicEncoder:
 
     def attend(self, layer: int, state: State, plan: Plan, record: Record | None = None) -> State:
         """The attention half of 0-based `layer`: what its feed-forward network sees."""
-        w, name = self.weights, f"layers.{layer}."
+        name = f"layers.{layer}."
         x, mask, heads = state.x, state.mask(), self.config.num_heads
         size, width, hidden = x.shape
-        qkv = functional.linear(x, w[name + "qkv.weight"], w[name + "qkv.bias"])
+        qkv = self._linear(name + "qkv", x)
         q, k, v = qkv.view(size, width, 3, heads, hidden // heads).permute(2, 0, 3, 1, 4)
         counts = np.minimum(
             keep_counts(state.original, np.asarray(plan.keep_rate[layer])), state.n
@@ -277,8 +294,7 @@ class DynamicEncoder:
             x, context = _take(x, positions), _take(context, positions)
         if record is not None:
             record.skim_gap.append(gap)
-        context = functional.linear(context, w[name + "out.weight"], w[name + "out.bias"])
-        x = self._norm(name + "norm1", x + context)
+        x = self._norm(name + "norm1", x + self._linear(name + "out", context))
         return State(x=x, n=counts, original=state.original)
 
     def _ffn(self, layer: int, state: State, plan: Plan, record: Record | None) -> Tensor:
@@ -290,10 +306,8 @@ class DynamicEncoder:
             if record is not None:
                 record.expert_tokens.append(np.zeros((x.shape[0], 0), dtype=np.int64))
                 record.router_gap.append(np.full(x.shape[0], np.inf, dtype=np.float32))
-            hidden = functional.gelu(
-                functional.linear(x, w[name + "ffn_in.weight"], w[name + "ffn_in.bias"])
-            )
-            return functional.linear(hidden, w[name + "ffn_out.weight"], w[name + "ffn_out.bias"])
+            hidden = functional.gelu(self._linear(name + "ffn_in", x))
+            return self._linear(name + "ffn_out", hidden)
         router = f"{name}router{experts}."
         base = w[f"{name}experts{experts}.base"]  # [h] bias and mean output of all experts
         if plan.token_routing:

@@ -21,6 +21,8 @@ from search_spaces.candidate import Candidate
 from search_spaces.codec import candidate_hash, candidate_to_dict
 
 RECORD_BATCH = 32
+# In int8 a scale is shared by a call: one text at a time, so that no answer depends on its mates.
+RECORD_BATCH_OF = {"int8": 1}
 
 
 @dataclass(slots=True)
@@ -67,8 +69,9 @@ class SupernetQuality:
         skim_gap = np.zeros((size, layers), dtype=np.float32)
         router_gap = np.zeros((size, layers), dtype=np.float32)
         order = np.argsort(data.tokens.lengths, kind="stable")
-        for i in range(0, size, RECORD_BATCH):
-            rows = order[i : i + RECORD_BATCH]
+        batch = RECORD_BATCH_OF.get(outer.dtype, RECORD_BATCH)
+        for i in range(0, size, batch):
+            rows = order[i : i + batch]
             ids, n = data.tokens.batch(rows)
             seen = Record()
             model.record(plan, ids, n, seen, data.tokens.batch_types(rows))

@@ -112,9 +112,9 @@ def lower_layers(backbone: Backbone, shapes: LayerShapes) -> OpTable:
     real_in = 1.0 if shapes.real_in is None else shapes.real_in / n_in
     real_ffn: ArrayLike = 1.0 if shapes.real_ffn is None else shapes.real_ffn / n_ffn
     tokens = batch * n_ffn
-    rows.matmul(batch * n_in, h, h + 2 * kv_heads * backbone.head_size, real=real_in)
+    rows.matmul(batch * n_in, h, h + 2 * kv_heads * backbone.head_size, real=real_in, body=True)
     _attention(rows, backbone, shapes)
-    rows.matmul(tokens, h, h, real=real_ffn)
+    rows.matmul(tokens, h, h, real=real_ffn, body=True)
     _residual_norm(rows, tokens, h, real_ffn)
     _dense_ffn(rows, backbone, tokens, real_ffn, as_ints(shapes.num_experts) <= 1)
     add_expert_ffn(rows, backbone, shapes, real_ffn)
@@ -238,6 +238,6 @@ def _residual_norm(rows: Rows, tokens: I64, h: int, real: ArrayLike) -> None:
 
 def _dense_ffn(rows: Rows, backbone: Backbone, tokens: I64, real: ArrayLike, dense: Bool) -> None:
     h, f, up = backbone.hidden_size, backbone.ffn_size, up_projections(backbone)
-    rows.matmul(tokens, h, up * f, real=real, where=dense)
+    rows.matmul(tokens, h, up * f, real=real, where=dense, body=True)
     rows.values("elementwise", tokens, f, moves=up + 1, flops=FLOPS_GELU, real=real, where=dense)
-    rows.matmul(tokens, f, h, real=real, where=dense)
+    rows.matmul(tokens, f, h, real=real, where=dense, body=True)

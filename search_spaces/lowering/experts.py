@@ -149,6 +149,7 @@ def _expert_matmul(rows: Rows, m: F64, k: I64, n: I64, **more: Any) -> None:
         weights=k * n + n,
         activations=m * (k + n),
         executed=2.0 * m * k * n,
+        body=True,
         **more,
     )
 

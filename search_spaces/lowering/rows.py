@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from search_spaces.candidate import DTYPE_BYTES, DTYPES
+from search_spaces.candidate import DTYPE_BYTES, DTYPES, PLAIN_DTYPE
 from search_spaces.ops import KIND, OpTable
 
 I64 = NDArray[np.int64]
@@ -21,15 +21,20 @@ FLOPS_RESIDUAL_NORM = FLOPS_NORM + 1
 FLOPS_TANH = 8
 
 _WIDTH = np.array([DTYPE_BYTES[name] for name in DTYPES], dtype=np.float64)
+_PLAIN = np.array([DTYPES.index(PLAIN_DTYPE[name]) for name in DTYPES])
 
 
 class Rows:
-    """Collects operators over the same R rows and joins them into one table."""
+    """Collects operators over the same R rows and joins them into one table.
+
+    Only the matrices of the layers (`body`) have the dtype of a row itself; all else has its
+    `PLAIN_DTYPE`, and so have the activations of every operator.
+    """
 
     def __init__(self, layer: I64, dtype: I64) -> None:
         self.layer = layer
-        self.dtype = dtype
-        self.width = _WIDTH[dtype]
+        self.matrix_dtype = dtype
+        self.dtype = _PLAIN[dtype]
         self.row = np.arange(layer.shape[0], dtype=np.int64)
         self.parts: list[OpTable] = []
 
@@ -47,6 +52,7 @@ class Rows:
         executed: ArrayLike = 0.0,
         real: ArrayLike = 1.0,
         where: Bool | None = None,
+        body: bool = False,
     ) -> None:
         """One operator for all rows, or for those in `where`.
 
@@ -62,6 +68,7 @@ class Rows:
             executed: FLOPs that one execution runs.
             real: Share of them that the method asks for.
             where: Rows [R] that have this operator; None: all.
+            body: Whether it is one of the layers' matrices.
         """
         size = self.row.shape[0]
 
@@ -69,6 +76,7 @@ class Rows:
             return np.broadcast_to(np.asarray(values, dtype=of), (size,))
 
         flops = full(executed, np.float64)
+        dtype = self.matrix_dtype if body else self.dtype
         table = OpTable(
             candidate=self.row,
             layer=self.layer,
@@ -78,9 +86,9 @@ class Rows:
             k=full(k, np.int64),
             n=full(n, np.int64),
             batch=full(batch, np.int64),
-            dtype=self.dtype,
-            weight_bytes=full(weights, np.float64) * self.width,
-            activation_bytes=full(activations, np.float64) * self.width,
+            dtype=dtype,
+            weight_bytes=full(weights, np.float64) * _WIDTH[dtype],
+            activation_bytes=full(activations, np.float64) * _WIDTH[self.dtype],
             flops=flops * full(real, np.float64),
             executed_flops=flops,
         )

@@ -52,6 +52,13 @@ def test_half_the_width_is_half_the_memory() -> None:
     assert fp32 == 2 * bf16
 
 
+def test_int8_shrinks_the_matrices_of_the_layers_and_nothing_else() -> None:
+    shallow = replace(FULL, depth=4)
+    for c in (FULL, shallow):
+        fp32, int8 = peak_bytes(stack([c, replace(c, dtype="int8")]), workload=ONE, num_classes=2)
+        assert fp32 - int8 == 3 * c.depth * (LAYER - 4 * 384)  # all but two norms of a layer
+
+
 def test_activations_are_those_of_the_widest_moment() -> None:
     # feed-forward: 64 tokens x (state and sum 2 x 384, before and after GELU 2 x 1536)
     assert activation_values(stack([FULL]), workload=ONE)[0] == 64 * (2 * 384 + 2 * 1536)

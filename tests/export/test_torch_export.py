@@ -19,6 +19,7 @@ from dynsearch.export.torch_export import export_torch
 from dynsearch.export.vendor import closure
 from dynsearch.models.dynamic import DynamicEncoder, plan_of
 from dynsearch.models.experts import split_experts
+from dynsearch.models.int8 import quantised
 from dynsearch.models.tokens import load_tokenizer, tokenize
 from dynsearch.models.weights import encoder_config, read_backbone, read_pretrained
 from dynsearch.quality.supernet import add_heads, load_supernet, save_supernet
@@ -43,6 +44,8 @@ def candidates(backbone) -> list[Candidate]:
         replace(base, exits=exits),
         replace(base, depth=3, exits=exits, moe=experts, skim=skim),
         replace(base, moe=replace(experts, granularity="token"), dtype="bf16"),
+        replace(base, depth=3, exits=exits, moe=experts, skim=skim, dtype="int8"),
+        replace(base, moe=replace(experts, granularity="token"), dtype="int8"),
         replace(base, exits=Exits(layers=(1, 2, 3), criterion="patience", patience=1)),
         replace(base, exits=exits, skim=skim, exit_batching="compact"),
     ]
@@ -167,8 +170,9 @@ def test_only_what_no_input_can_reach_is_cut(exported: Path, supernet: Path):
         assert layers == set(range(c.depth))
         assert heads == {x - 1 for x in (c.exits.layers if c.exits else ())} | {c.depth - 1}
         assert routers == {x - 1 for x in (c.moe.layers if c.moe else ())}
+        whole = quantised(weights) if c.dtype == "int8" else weights
         for name, tensor in kept.items():
-            assert torch.equal(tensor, weights[name].to(tensor.dtype))
+            assert torch.equal(tensor, whole[name].to(tensor.dtype))
 
 
 def test_altered_weights_are_refused_on_load(exported: Path, tmp_path: Path):
@@ -195,7 +199,8 @@ def test_unknown_ids_are_refused_all_at_once_and_nothing_is_written(run: Path, t
 
 def test_the_runner_needs_none_of_the_searching_parts():
     modules = closure(["dynsearch.models.dynamic", "search_spaces.codec"])
-    assert {m for m in modules if m.startswith("dynsearch")} == {"dynsearch.models.dynamic"}
+    ours = {m for m in modules if m.startswith("dynsearch")}
+    assert ours == {"dynsearch.models.dynamic", "dynsearch.models.int8"}
     assert not any(m.startswith("cost_models") for m in modules)
 
 

@@ -257,7 +257,7 @@ def test_inputs_longer_than_the_backbone_takes_are_rejected() -> None:
     [
         (replace(FULL, backbone=replace(BACKBONE, type="decoder")), "backbone.type"),
         (replace(FULL, backbone=replace(BACKBONE, ffn_kind="gated")), "backbone.ffn_kind"),
-        (replace(FULL, dtype="int8"), "dtype"),
+        (replace(FULL, dtype="fp16"), "dtype"),
         (with_exits(granularity="token"), "exits.granularity"),
         (with_moe(origin="upcycled"), "moe.origin"),
         (with_moe(router="hash"), "moe.router"),

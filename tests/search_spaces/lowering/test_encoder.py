@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from search_spaces import (
+    DTYPES,
     KIND,
     KINDS,
     Activity,
@@ -120,6 +121,37 @@ def test_bytes_follow_the_width_of_the_dtype() -> None:
     for name in ("weight_bytes", "activation_bytes"):
         wide, narrow = per_row(table, getattr(table, name), 2)
         assert wide == 2 * narrow > 0
+
+
+@pytest.mark.parametrize("experts", [1, 4])
+def test_int8_covers_the_matrices_of_a_layer_and_all_else_is_an_fp32_operator(
+    experts: int,
+) -> None:
+    more = {"num_experts": [experts], "batch": [3], "drops": [True], "n_ffn": [9]}
+    fp32 = lower_layers(MINI, shapes(**more, dtype=[DTYPES.index("fp32")]))
+    int8 = lower_layers(MINI, shapes(**more, dtype=[DTYPES.index("int8")]))
+    router = (int8.kind == KIND["matmul"]) & (int8.n == experts)
+    body = np.isin(int8.kind, [KIND["matmul"], KIND["grouped_matmul"]]) & ~router
+    assert body.sum() == 4
+    assert (int8.dtype == np.where(body, DTYPES.index("int8"), DTYPES.index("fp32"))).all()
+    np.testing.assert_array_equal(
+        int8.weight_bytes, np.where(body, fp32.weight_bytes / 4, fp32.weight_bytes)
+    )
+    for name in ("kind", "count", "m", "k", "n", "activation_bytes", "flops", "executed_flops"):
+        np.testing.assert_array_equal(getattr(int8, name), getattr(fp32, name))
+
+
+def test_heads_and_embeddings_of_int8_are_those_of_fp32() -> None:
+    one = replace(FULL, depth=3, exits=Exits(layers=(1,), thresholds=(0.9,)))
+    tables = [
+        lower(stack([replace(one, dtype=d)]), lengths=12, batch=2, num_classes=2)
+        for d in ("fp32", "int8")
+    ]
+    same = tables[1].dtype == DTYPES.index("fp32")
+    assert same.sum() == len(tables[1]) - 3 * 4
+    for f in fields(OpTable):
+        a, b = (getattr(t, f.name) for t in tables)
+        np.testing.assert_array_equal(a[same], b[same])
 
 
 def test_a_dropping_layer_pays_explicit_attention_and_then_works_on_what_is_left() -> None:
