@@ -7,6 +7,7 @@ warn, fail), found, advice. A reading that the system does not give is a warning
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import os
 import platform
 import re
@@ -24,6 +25,7 @@ from cost_models.calibrate.host import processor, usable_cores
 from cost_models.device import load_device
 from dynsearch.commands.devices import local_file
 from dynsearch.errors import DynsearchError, InputError
+from dynsearch.formats import HIDDEN, formats_that_pay, time_formats
 from dynsearch.quality import data
 from search_spaces.errors import Problem
 
@@ -35,9 +37,6 @@ MEMORY_NEEDED, DISK_NEEDED = 4.0 * GIB, 1.0 * GIB
 NOISE_S, NOISE_CALL_S = 2.5, 0.005
 NOISE_WARN = 0.10  # half the distance between quartiles, as a share of the median
 STALE_DAYS = 90
-SLOWER = 1.1  # bf16 this much slower than fp32 is worth a word
-MATMUL_ROWS = (16, 64, 256)
-HIDDEN, FFN = 384, 1536
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,40 +204,18 @@ def judge_room(check: str, free: float | None, needed: float, way_out: str) -> R
     return Row(check=check, state=OK, found=found)
 
 
-def time_formats() -> dict[int, float]:
-    """Time of a bf16 matmul over that of an fp32 one, one thread, by rows."""
-    import torch
-    from torch.nn import functional
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        found = {}
-        for rows in MATMUL_ROWS:
-            spent = []
-            for dtype in (torch.float32, torch.bfloat16):
-                x, weight = (
-                    torch.ones(rows, HIDDEN, dtype=dtype),
-                    torch.ones(FFN, HIDDEN, dtype=dtype),
-                )
-                best = float("inf")
-                for _ in range(12):
-                    start = time.perf_counter()
-                    functional.linear(x, weight)
-                    best = min(best, time.perf_counter() - start)
-                spent.append(best)
-            found[rows] = spent[1] / spent[0]
-        return found
-    finally:
-        torch.set_num_threads(before)
-
-
-def judge_formats(ratios: dict[int, float]) -> Row:
-    """Whether bf16 pays here."""
-    text = "bf16 takes " + ", ".join(f"{r:.2f}x at {m} rows" for m, r in ratios.items())
-    text += " of fp32's time"
-    if min(ratios.values()) > SLOWER:
-        advice = 'no fast bf16 here: leave it out of [space] dtype, for example dtype = ["fp32"]'
+def judge_formats(ratios: dict[str, dict[int, float]]) -> Row:
+    """Which number formats pay here."""
+    parts = [
+        f"{name} " + ", ".join(f"{r:.2f}x at {m} rows" for m, r in of.items())
+        for name, of in ratios.items()
+    ]
+    text = "; ".join(parts) + " (time over fp32's)"
+    paying = formats_that_pay(ratios)
+    slow = [name for name in ratios if name not in paying]
+    if slow:
+        left = json.dumps(paying)
+        advice = f"slow here: {', '.join(slow)}; leave it out: [space] dtype = {left}"
         return Row(check="number formats", state=WARN, found=text, advice=advice)
     return Row(check="number formats", state=OK, found=text)
 

@@ -5,6 +5,7 @@ Everything that a search would refuse later is refused here, before a file is wr
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import os
@@ -19,6 +20,7 @@ import numpy as np
 
 from dynsearch.errors import InputError
 from dynsearch.export.files import safe_name, write_atomic
+from dynsearch.formats import formats_that_pay, time_formats
 from dynsearch.job import job_from_dict
 from dynsearch.models.tokens import load_tokenizer, tokenize
 from dynsearch.models.weights import read_backbone, weights_path
@@ -193,6 +195,7 @@ def _job_text(seen: Seen, *, model: Path, data: Path, out: Path, text: str, labe
         shown += f" and {len(seen.classes) - 6} more"
     splits = ", ".join(f"{name} {n}" for name, n in seen.splits.items())
     middle, high, _, longest = seen.lengths
+    formats = json.dumps(formats_that_pay(time_formats()))
     lines = [
         f"# Written by `dynsearch init` for {data.name} on {b.name}.",
         "# Search it with: dynsearch search THIS_FILE",
@@ -219,7 +222,8 @@ def _job_text(seen: Seen, *, model: Path, data: Path, out: Path, text: str, labe
         f"epochs = {2 if seen.splits['train'] >= ENOUGH_ROWS else 4}",
         "",
         "[space]",
-        'dtype = ["fp32", "bf16"]           # `dynsearch doctor` says whether bf16 pays here',
+        f"dtype = {json.dumps(formats_that_pay(time_formats()))}".ljust(35)
+        + "# those that pay on this machine",
         "",
     ]
     if layers > 1:

@@ -18,6 +18,7 @@ from cost_models.device import Profile, load_device
 from cost_models.forms import parameters_of
 from dynsearch import doctor
 from dynsearch.cli import run
+from dynsearch.formats import MATMUL_ROWS
 
 GIB = 2.0**30
 PROFILE = Profile(
@@ -127,16 +128,20 @@ def test_free_disk_looks_at_the_nearest_folder_that_exists(tmp_path):
     assert found == pytest.approx(expected, rel=0.05)
 
 
-def test_slow_bf16_is_advised_against_only_where_it_is_slow_everywhere():
-    assert doctor.judge_formats({16: 1.3, 256: 2.0}).state == "warn"
-    assert "fp32" in doctor.judge_formats({16: 1.3, 256: 2.0}).advice
-    assert doctor.judge_formats({16: 1.3, 256: 0.5}).state == "ok"
+def test_a_format_is_advised_against_only_where_it_is_slow_everywhere():
+    row = doctor.judge_formats({"bf16": {16: 1.3, 256: 2.0}, "int8": {16: 0.3, 256: 0.4}})
+    assert row.state == "warn"
+    assert 'dtype = ["fp32", "int8"]' in row.advice
+    row = doctor.judge_formats({"bf16": {16: 1.3, 256: 0.5}, "int8": {16: 0.3, 256: 0.4}})
+    assert row.state == "ok"
 
 
 def test_formats_are_really_timed():
     ratios = doctor.time_formats()
-    assert set(ratios) == set(doctor.MATMUL_ROWS)
-    assert all(math.isfinite(r) and r > 0 for r in ratios.values())
+    assert set(ratios) == {"bf16", "int8"}
+    for of in ratios.values():
+        assert set(of) == set(MATMUL_ROWS)
+        assert all(math.isfinite(r) and r > 0 for r in of.values())
 
 
 def test_noise_is_the_half_distance_of_the_quartiles():

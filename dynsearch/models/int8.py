@@ -120,11 +120,15 @@ def _pack(
 ) -> Any:
     """A slice of the matrix `name` for `linear_dynamic`; its own bias unless another is given."""
     stem = name.removesuffix("weight")
-    values, scale = weights[name][rows, columns].contiguous(), weights[stem + "scale"][rows]
+    if bias is None:
+        bias = weights[stem + "bias"][rows]
+    return pack(weights[name][rows, columns].contiguous(), weights[stem + "scale"][rows], bias)
+
+
+def pack(values: Tensor, scale: Tensor, bias: Tensor) -> Any:
+    """What `torch.ops.quantized.linear_dynamic` takes, of a matrix int8 [out, in]."""
     zeros = torch.zeros(values.shape[0], dtype=torch.int64)
     with warnings.catch_warnings():  # no other way in makes the packed form of these kernels
         warnings.filterwarnings("ignore", message="torch.quantize_per_tensor")
         matrix = torch._make_per_channel_quantized_tensor(values, scale.double(), zeros, 0)
-    return torch.ops.quantized.linear_prepack(
-        matrix, weights[stem + "bias"][rows] if bias is None else bias
-    )
+    return torch.ops.quantized.linear_prepack(matrix, bias)
