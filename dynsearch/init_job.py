@@ -222,8 +222,7 @@ def _job_text(seen: Seen, *, model: Path, data: Path, out: Path, text: str, labe
         f"epochs = {2 if seen.splits['train'] >= ENOUGH_ROWS else 4}",
         "",
         "[space]",
-        f"dtype = {json.dumps(formats_that_pay(time_formats()))}".ljust(35)
-        + "# those that pay on this machine",
+        f"dtype = {formats}".ljust(35) + "# those that pay on this machine",
         "",
     ]
     if layers > 1:
