@@ -35,6 +35,7 @@ GRADES: tuple[str, ...] = ("vendor", "measured", "secondary", "estimate")
 FOLDER = Path(__file__).parent / "devices"
 
 # Section -> stem -> dimension of its unit.
+CALIBRATION_TOOL = "dynsearch calibrate"  # `tool` of a profile that was fitted here
 FACTS: dict[str, dict[str, str]] = {
     "peak": dict.fromkeys(DTYPES, "flops_per_s"),
     "memory": {"capacity": "bytes", "bandwidth": "bytes_per_s"},
@@ -170,11 +171,16 @@ def list_devices() -> list[Device]:
     return [load_device(name) for name in device_names()]
 
 
+class OutdatedProfileError(InputError):
+    """A profile that was fitted by an earlier version, which knew fewer parameters."""
+
+
 def load_device(name_or_path: str | Path) -> Device:
     """A shipped device by name, or any device file by path, its own profile laid over it.
 
     Raises:
         InputError: unknown name (with the nearest ones) or a file with problems, all of them.
+        OutdatedProfileError: its profile was fitted by an earlier version.
     """
     text = str(name_or_path)
     path = Path(text)
@@ -188,7 +194,18 @@ def load_device(name_or_path: str | Path) -> Device:
     profile = _profile(data["profile"], file, problems) if "profile" in data else None
     if problems or device is None:
         raise InputError(problems)
-    return device if profile is None else overlay(device, profile)
+    if profile is None:
+        return device
+    lacking = sorted(set(parameters_of(device.kind)) - set(profile.model))
+    if lacking and profile.tool == CALIBRATION_TOOL:  # a fit leaves no parameter out
+        raise OutdatedProfileError.one(
+            file,
+            "profile.model",
+            None,
+            f"lacks {lacking[0]} and {len(lacking) - 1} more: an earlier version made this "
+            "profile; run `dynsearch calibrate` again",
+        )
+    return overlay(device, profile)
 
 
 def load_profile(path: str | Path) -> Profile:

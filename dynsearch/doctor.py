@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from cost_models.calibrate.host import processor, usable_cores
-from cost_models.device import load_device
+from cost_models.device import OutdatedProfileError, load_device
 from dynsearch.commands.devices import local_file
 from dynsearch.errors import DynsearchError, InputError
 from dynsearch.formats import HIDDEN, formats_that_pay, time_formats
@@ -281,6 +281,9 @@ def judge_profile() -> Row:
         return Row(check=check, state=OK, found=found)
     try:
         profile = load_device(file).profile
+    except OutdatedProfileError:
+        found = "of an earlier version; a search calibrates again, in about 100 s"
+        return Row(check=check, state=OK, found=found)
     except InputError as error:
         problem: Problem = error.problems[0]
         advice = f"delete it or run: dynsearch calibrate ({problem.message})"

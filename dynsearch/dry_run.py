@@ -18,7 +18,7 @@ import torch
 
 from cost_models.calibrate.host import usable_cores
 from cost_models.device import Device, load_device
-from dynsearch.commands.devices import local_file
+from dynsearch.commands.devices import is_calibrated, local_file
 from dynsearch.evaluate import Scene
 from dynsearch.job import Job
 from dynsearch.job_checks import LOCAL
@@ -54,7 +54,7 @@ def dry_run(job: Job) -> dict[str, Any]:
     """
     material = open_material(job)
     trained = (cache_folder() / "supernets" / material.key).is_dir()
-    calibrated = local_file(job.workload.threads).is_file()
+    calibrated = is_calibrated(job.workload.threads)
     needs_local = LOCAL in (*job.devices, *job.score_on)
     budgets, unpriced = _budgets(job, material)
     pass_s = _pass_seconds(material)
@@ -81,7 +81,7 @@ def _budgets(job: Job, material: Material) -> tuple[dict[str, dict[str, float]],
         file = local_file(job.workload.threads)
         if name != LOCAL:
             devices.append(load_device(name))
-        elif file.is_file():
+        elif is_calibrated(job.workload.threads):
             devices.append(load_device(file))
         else:
             unpriced.append(name)

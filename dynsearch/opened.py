@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from cost_models.calibrate.write import device_text
 from cost_models.device import Device, load_device
-from dynsearch.commands.devices import calibrate, local_file
+from dynsearch.commands.devices import calibrate, is_calibrated, local_file
 from dynsearch.errors import InputError
 from dynsearch.evaluate import Scene
 from dynsearch.job import Job, job_from_dict, job_hash
@@ -136,7 +136,7 @@ def _device(name: str, job: Job, run: Run, progress: Progress) -> Device:
         return load_device(mine)
     if name == LOCAL:
         file = local_file(job.workload.threads)
-        if not file.is_file():
+        if not is_calibrated(job.workload.threads):
             progress.stage("calibrating the cost model to this machine")
             calibrate(
                 None, seconds=CALIBRATION_S, threads=job.workload.threads, progress=progress.share

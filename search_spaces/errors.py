@@ -41,7 +41,7 @@ class InputError(DynsearchError):
 
     def __reduce__(self) -> tuple[type[InputError], tuple[tuple[Problem, ...]]]:
         """So that it comes whole out of a worker process."""
-        return InputError, (self.problems,)
+        return type(self), (self.problems,)
 
     @classmethod
     def one(cls, file: object, key: str, value: object, message: str) -> InputError:

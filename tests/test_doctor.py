@@ -6,6 +6,7 @@ import json
 import math
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from cost_models.device import Profile, load_device
 from cost_models.forms import parameters_of
 from dynsearch import doctor
 from dynsearch.cli import run
+from dynsearch.commands.devices import is_calibrated
 from dynsearch.formats import MATMUL_ROWS
 
 GIB = 2.0**30
@@ -179,6 +181,18 @@ def test_a_damaged_profile_fails_and_one_without_measurements_warns(tmp_path, mo
 def test_no_profile_yet_is_no_fault(tmp_path, monkeypatch):
     monkeypatch.setenv("DYNSEARCH_CACHE", str(tmp_path))
     assert doctor.judge_profile().state == "ok"
+
+
+def test_a_profile_of_an_earlier_version_is_made_again_by_the_next_search(tmp_path, monkeypatch):
+    old = {k: v for k, v in PROFILE.model.items() if not k.endswith("_int8")}
+    for tool, current in (("dynsearch calibrate", False), ("by hand", True)):
+        profile = replace(PROFILE, model=old, tool=tool)
+        row = profile_state(
+            tmp_path, monkeypatch, device_text(load_device("generic-x86-avx2"), profile)
+        )
+        assert is_calibrated() is current
+        assert ("earlier version" in row.found) is not current
+    assert not is_calibrated(threads=2)
 
 
 def test_a_profile_of_another_processor_fails_and_an_old_one_warns(tmp_path, monkeypatch):

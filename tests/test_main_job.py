@@ -236,6 +236,26 @@ def test_bench_times_real_execution_and_feeds_the_report(found, tmp_path):
 
 
 @pytest.mark.ray
+def test_int8_is_searched_timed_and_exported_like_any_other_format(home, tmp_path):
+    text = JOB.replace('dtype = ["fp32"]', 'dtype = ["int8", "fp32"]').replace('"tiny"', '"small"')
+    (home / "int8.toml").write_text(text, encoding="utf-8")
+    quiet = make_progress(quiet=True)
+    made = main_job.search(load_job(home / "int8.toml"), out=tmp_path, trials=4, progress=quiet)
+    run = Path(made["run"])
+    front = read_front(run)
+    mine = [p for p in front.front if p.dtype == "int8" and p.family != "full"]
+    assert mine
+    for device in {p.device for p in front.front}:
+        small, whole = (front.reference.cost(device, d) for d in ("int8", "fp32"))
+        assert small.peak_bytes < whole.peak_bytes
+    result = main_job.bench(run, rows=8, configs=6, repeats=1, batches=(1,), progress=quiet)
+    assert "int8" in {r["dtype"] for r in result["rows"]}
+    main_job.export(run, "torch", tmp_path / "out", (mine[0].id,))
+    config = json.loads((tmp_path / "out" / mine[0].id / "config.json").read_text())
+    assert config["candidate"]["dtype"] == "int8"
+
+
+@pytest.mark.ray
 def test_an_impossible_budget_is_refused_with_the_smallest_relaxation(home, tmp_path):
     text = JOB.replace("of_full_network = 0.98", "of_full_network = 0.01")
     (home / "impossible.toml").write_text(text, encoding="utf-8")

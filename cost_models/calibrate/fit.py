@@ -39,7 +39,7 @@ from cost_models.calibrate.host import (
 )
 from cost_models.calibrate.plan import GENERIC, Item, make_plan, ops_of, working_set_bytes
 from cost_models.calibrate.write import device_text
-from cost_models.device import Device, Profile, Quantity
+from cost_models.device import CALIBRATION_TOOL, Device, Profile, Quantity
 from cost_models.forms import cpu, parameters_of
 from search_spaces.candidate import DTYPES, Backbone
 from search_spaces.errors import DynsearchError
@@ -48,7 +48,6 @@ from search_spaces.ops import OpTable
 F64 = NDArray[np.float64]
 log = logging.getLogger(__name__)
 
-TOOL = "dynsearch calibrate"
 FOLDS = 6
 SIGMA_CHAIN = 0.05  # log noise assumed for a chain of layers
 SIGMA_OPERATOR = 0.12  # and for a single operator
@@ -57,7 +56,7 @@ PEAK_MARGIN = 1.05  # a peak is the best rate seen times this, so efficiencies s
 SHARED_FLOOR = 0.04  # drift of a machine between two days, at least
 RESIDUAL_FLOOR = 0.03
 NOISY = 0.15  # rounds that differ by more come from a busy machine
-RESERVED_S = 15.0  # of the budget, for start-up and the fits
+RESERVED_S = 20.0  # of the budget, for start-up and the fits
 KIND_OF: dict[str, str] = {
     "matmul": "matmul",
     "attention_prefill": "attention_prefill",
@@ -226,7 +225,7 @@ def predict(rows: Rows, device: Device, model: Mapping[str, float], threads: int
         rows.ops, device, model.__getitem__, threads, rows.working_set, rows.in_context
     )
     total = np.bincount(rows.owner, weights=once * rows.ops.count, minlength=len(rows))
-    start = {"": 0.0} | {d: model[f"call_{cpu.FAMILY_OF[d]}"] for d in DTYPES}
+    start = {"": 0.0} | {d: model[cpu.call_parameter(d)] for d in DTYPES}
     seconds: F64 = total + np.array([start[name] for name in rows.call])
     return seconds
 
@@ -361,7 +360,7 @@ def _profile(
         name=f"{device.name}-t{threads}",
         base=device.name,
         date=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        tool=TOOL,
+        tool=CALIBRATION_TOOL,
         driver=_torch_version(),
         runtime="torch",
         threads=threads,

@@ -20,6 +20,7 @@ import json
 import random
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -27,10 +28,12 @@ from typing import Any
 
 Item = dict[str, Any]
 Call = Callable[[], object]
+Matrix = Callable[[Any], Any]  # input [..., inner] -> [..., outer]
 
 BURST_S = 0.002  # a timed burst of a single operator lasts about this long
 MAX_BURST = 200
-WARM_UP_CALLS = 3
+ATTENTION_BYTES = 2 * 2**20  # as the encoder does
+WARM_UP_CALLS = 1  # builds kernels; the first round warms the rest
 
 
 def build(item: Item, cache: dict[Any, Any]) -> Call:
@@ -112,9 +115,30 @@ def _timed(call: Call, clock: Callable[[], float], burst: int) -> float:
 
 
 def _dtype(item: Item) -> Any:
+    """Of activations and plain weights; int8 means the layers' matrices alone."""
     import torch
 
-    return {"fp32": torch.float32, "bf16": torch.bfloat16}[item["dtype"]]
+    return {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.float32}[item["dtype"]]
+
+
+def _linear(weight: Any, bias: Any, item: Item) -> Matrix:
+    """One of the layers' matrices [outer, inner] as a function of its input."""
+    import torch
+    import torch.nn.functional as F
+
+    if item["dtype"] != "int8":
+        return partial(F.linear, weight=weight, bias=bias)
+    scale = weight.abs().amax(dim=1) / 127
+    values = (weight / scale[:, None]).round().to(torch.int8)
+    zeros = torch.zeros(len(scale), dtype=torch.int64)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="torch.quantize_per_tensor")
+        matrix = torch._make_per_channel_quantized_tensor(values, scale.double(), zeros, 0)
+    packed = torch.ops.quantized.linear_prepack(matrix, bias)
+    seen = torch.cpu.get_capabilities()
+    x86 = str(seen.get("architecture", "")) in ("x86_64", "AMD64", "i386")
+    seven_bits = x86 and not (seen.get("avx512_vnni") or seen.get("avx_vnni"))
+    return lambda x: torch.ops.quantized.linear_dynamic(x, packed, seven_bits)
 
 
 def _cycled(calls: list[Call]) -> Call:
@@ -131,26 +155,23 @@ def _cycled(calls: list[Call]) -> Call:
     return call
 
 
-def _weights(item: Item, cache: dict[Any, Any], outer: int, inner: int, copies: int) -> list[Any]:
-    """`copies` pairs (weight [outer, inner], bias [outer]); later calls get the same ones."""
+def _matrices(item: Item, cache: dict[Any, Any], outer: int, inner: int) -> list[Matrix]:
+    """The item's `copies` matrices [outer, inner]; later calls get the same ones."""
     import torch
 
     dtype = _dtype(item)
-    have: list[Any] = cache.setdefault(("w", outer, inner, item["dtype"]), [])
-    while len(have) < copies:
-        have.append(
-            (torch.randn(outer, inner, dtype=dtype) * 0.02, torch.zeros(outer, dtype=dtype))
-        )
-    return have[:copies]
+    have: list[Matrix] = cache.setdefault(("w", outer, inner, item["dtype"]), [])
+    while len(have) < item["copies"]:
+        weight = torch.randn(outer, inner, dtype=dtype) * 0.02
+        have.append(_linear(weight, torch.zeros(outer, dtype=dtype), item))
+    return have[: item["copies"]]
 
 
 def _matmul(item: Item, cache: dict[Any, Any]) -> Call:
     import torch
-    import torch.nn.functional as F
 
     x = torch.randn(item["m"], item["k"], dtype=_dtype(item))
-    pairs = _weights(item, cache, item["n"], item["k"], item["copies"])
-    return _cycled([partial(F.linear, x, w, b) for w, b in pairs])
+    return _cycled([partial(m, x) for m in _matrices(item, cache, item["n"], item["k"])])
 
 
 def _qkv(item: Item) -> tuple[Any, Any, Any, Any]:
@@ -197,22 +218,36 @@ def _attend(q: Any, k: Any, v: Any, mask: Any) -> Any:
     return attended.transpose(1, 2).reshape(B, T, H * d)
 
 
-def _attend_and_drop(x: Any, q: Any, k: Any, v: Any, n: Any, counts: Any) -> tuple[Any, Any]:
-    """Explicit attention, attention received, the best positions, both states gathered."""
+def _explicit(q: Any, k: Any, v: Any, mask: Any) -> tuple[Any, Any]:
+    """Attention [B, H, T, d] and what each token received [B, T], a few samples at a time."""
     import torch
 
     B, H, T, d = q.shape
-    mask = _mask(n, T)
-    scores = torch.matmul(q, k.transpose(-1, -2)) * d**-0.5
+    part = max(1, ATTENTION_BYTES // (H * T * T * q.element_size()))
+    if part < B:
+        cuts = [slice(i, i + part) for i in range(0, B, part)]
+        found = [_explicit(q[c], k[c], v[c], None if mask is None else mask[c]) for c in cuts]
+        return torch.cat([x for x, _ in found]), torch.cat([x for _, x in found])
+    scores = torch.matmul(q * d**-0.5, k.transpose(-1, -2))
     if mask is not None:
-        scores = scores.masked_fill(~mask[:, None, None], float("-inf"))
+        scores.masked_fill_(~mask[:, None, None], float("-inf"))
     weights = torch.softmax(scores, dim=-1)
     if mask is None:
         received = weights.sum(dim=(1, 2), dtype=torch.float32)
     else:
         queries = mask.to(torch.float32)[:, None]
         received = torch.bmm(queries, weights.sum(dim=1, dtype=torch.float32))[:, 0]
-    context = torch.matmul(weights, v).transpose(1, 2).reshape(B, T, H * d)
+    return torch.matmul(weights, v), received
+
+
+def _attend_and_drop(x: Any, q: Any, k: Any, v: Any, n: Any, counts: Any) -> tuple[Any, Any]:
+    """Explicit attention, attention received, the best positions, both states gathered."""
+    import torch
+
+    B, H, T, d = q.shape
+    mask = _mask(n, T)
+    context, received = _explicit(q, k, v, mask)
+    context = context.transpose(1, 2).reshape(B, T, H * d)
     received[:, 0] = float("inf")
     most = int(counts.max())
     if B == 1:
@@ -317,20 +352,29 @@ class _Layer:
             weight = torch.randn(outer, inner, dtype=dtype) * 0.02
             return weight, torch.zeros(outer, dtype=dtype)
 
-        self.qkv, self.out = linear(3 * h, h), linear(h, h)
-        self.up, self.down = linear(f, h), linear(h, f)
+        up, down = linear(f, h), linear(h, f)
+        self.qkv, self.out = _linear(*linear(3 * h, h), item), _linear(*linear(h, h), item)
+        self.up, self.down = _linear(*up, item), _linear(*down, item)
+        self.experts: dict[
+            int, list[tuple[Matrix, Matrix]]
+        ] = {}  # (in, out) of each, by their number
+        for experts in (4, 8):
+            parts = [slice(e * f // experts, (e + 1) * f // experts) for e in range(experts)]
+            self.experts[experts] = [
+                (_linear(up[0][p], up[1][p], item), _linear(down[0][:, p], down[1], item))
+                for p in parts
+            ]
+        self.base = torch.zeros(h, dtype=dtype)
         self.norm = (torch.ones(h, dtype=dtype), torch.zeros(h, dtype=dtype))
         self.dense, self.classes = linear(h, h), linear(2, h)
-        self.routers = {experts: linear(experts, h) for experts in (2, 4, 8, 16)}
+        self.routers = {experts: linear(experts, h) for experts in self.experts}
 
     def expert(self, x: Any, experts: int, e: int) -> Any:
         """Output of expert e."""
         import torch.nn.functional as F
 
-        share = self.up[0].shape[0] // experts
-        part = slice(e * share, (e + 1) * share)
-        hidden = F.gelu(F.linear(x, self.up[0][part], self.up[1][part]))
-        return F.linear(hidden, self.down[0][:, part], self.down[1])
+        up, down = self.experts[experts][e]
+        return down(F.gelu(up(x)))
 
 
 def _chain_layers(item: Item, cache: dict[Any, Any]) -> list[_Layer]:
@@ -365,7 +409,7 @@ def _experts_by_sequence(layer: _Layer, x: Any, n: Any, experts: int, top_k: int
 
     scores = F.linear(_pool(x, n), *layer.routers[experts])
     chosen = scores.topk(top_k, dim=-1).indices.numpy()
-    base = layer.down[1]
+    base = layer.base
     if x.shape[0] == 1:
         return base + sum(layer.expert(x, experts, int(e)) for e in chosen[0])
     return base + _dispatched(layer, x, chosen, experts)
@@ -383,7 +427,7 @@ def _experts_by_token(layer: _Layer, x: Any, n: Any, experts: int, top_k: int) -
     tokens = flat if where is None else flat.index_select(0, where)
     scores = F.linear(tokens, *layer.routers[experts])
     chosen = scores.topk(top_k, dim=-1).indices.numpy()
-    out = layer.down[1] + _dispatched(layer, tokens, chosen, experts)
+    out = layer.base + _dispatched(layer, tokens, chosen, experts)
     if where is None:
         return out.view(B, T, h)
     return torch.zeros_like(flat).index_copy(0, where, out).view(B, T, h)
@@ -395,7 +439,7 @@ def _ffn(layer: _Layer, x: Any, n: Any, item: Item) -> Any:
     if item.get("experts", 1) > 1:
         dispatch = _experts_by_token if item["by_token"] else _experts_by_sequence
         return dispatch(layer, x, n, item["experts"], item["top_k"])
-    return F.linear(F.gelu(F.linear(x, *layer.up)), *layer.down)
+    return layer.down(F.gelu(layer.up(x)))
 
 
 def _experts(item: Item, cache: dict[Any, Any]) -> Call:
@@ -493,7 +537,7 @@ def _layer(layer: _Layer, x: Any, n: Any, rate: float, item: Item) -> tuple[Any,
 
     size, width, h = x.shape
     H, mask = item["heads"], _mask(n, width)
-    qkv = F.linear(x, *layer.qkv)
+    qkv = layer.qkv(x)
     q, k, v = qkv.view(size, width, 3, H, h // H).permute(2, 0, 3, 1, 4)
     counts = np.minimum(_keep(_lengths(item["batch"], item["tokens"]), rate), n)
     if (counts < n).any():
@@ -501,7 +545,7 @@ def _layer(layer: _Layer, x: Any, n: Any, rate: float, item: Item) -> tuple[Any,
         n = counts
     else:
         context = _attend(q, k, v, mask)
-    x = F.layer_norm(x + F.linear(context, *layer.out), (h,), *layer.norm, 1e-12)
+    x = F.layer_norm(x + layer.out(context), (h,), *layer.norm, 1e-12)
     return F.layer_norm(x + _ffn(layer, x, n, item), (h,), *layer.norm, 1e-12), n
 
 

@@ -12,7 +12,14 @@ from typing import Any
 
 import numpy as np
 
-from search_spaces.candidate import DTYPE_BYTES, DTYPES, GRANULARITY, Backbone, keep_counts
+from search_spaces.candidate import (
+    DTYPE_BYTES,
+    DTYPES,
+    GRANULARITY,
+    PLAIN_DTYPE,
+    Backbone,
+    keep_counts,
+)
 from search_spaces.lowering.encoder import (
     LayerShapes,
     lower_embedding,
@@ -34,8 +41,8 @@ GENERIC = Backbone(
 )
 COLD_BYTES = 96 * 2**20  # weights cycled through in the cold variants: above usual caches
 COPY_BYTES = 2 * 64 * 2**20  # read and written by the item that shows the memory bandwidth
-MEASURED_DTYPES = ("fp32", "bf16")
-ROWS = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+MEASURED_DTYPES = ("fp32", "bf16", "int8")
+ROWS = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 512, 1024, 2048)
 ROWS_COLD = (1, 8, 16, 32, 64, 128)
 ROWS_EXPERT = (4, 8, 16, 32, 64, 128)
 SEQUENCES = (
@@ -44,13 +51,17 @@ SEQUENCES = (
     (1, 32),
     (1, 64),
     (1, 128),
+    (1, 256),
     (2, 24),
     (4, 32),
     (8, 8),
     (8, 24),
     (8, 64),
+    (8, 256),
 )
-CHAINS = ((1, 8), (1, 16), (1, 24), (1, 40), (1, 64), (2, 24), (4, 16), (8, 12), (8, 24), (8, 48))
+CHAINS = ((1, 8), (1, 16), (1, 24), (1, 40), (1, 64), (2, 24), (4, 16), (8, 12), (8, 24))
+CHAINS_LONG = ((1, 128), (1, 256), (8, 128), (8, 256))
+ROUTINGS = ((4, 1, False), (4, 1, True), (8, 2, True))  # experts, of which run, by token
 
 
 def make_plan(backbone: Backbone | None = None) -> list[Item]:
@@ -63,7 +74,9 @@ def make_plan(backbone: Backbone | None = None) -> list[Item]:
     b = backbone or GENERIC
     items: list[Item] = []
     for dtype in MEASURED_DTYPES:
-        items += _matmuls(b, dtype) + _attentions(b, dtype) + _small(b, dtype) + _chains(b, dtype)
+        items += _matmuls(b, dtype) + _chains(b, dtype)
+        if PLAIN_DTYPE[dtype] == dtype:  # else these are operators of another type
+            items += _attentions(b, dtype) + _small(b, dtype)
     items.append({"op": "copy", "dtype": "fp32", "bytes": COPY_BYTES, "group": "copy"})
     for number, item in enumerate(items):
         item["id"] = number
@@ -90,7 +103,7 @@ def _matmuls(b: Backbone, dtype: str) -> list[Item]:
         for m in ROWS_EXPERT:
             add(m, h, f // E, 1, "matmul_expert")
             add(m, f // E, h, 1, "matmul_expert")
-    for m in (1, 8):
+    for m in (1, 8) if PLAIN_DTYPE[dtype] == dtype else ():
         add(m, h, 2, 1, "matmul_head")
         add(m, h, 16, 1, "matmul_head")
     return items
@@ -112,11 +125,11 @@ def _small(b: Backbone, dtype: str) -> list[Item]:
     """Elementwise, reduce, gather, host decisions, exit checks and expert dispatch."""
     h, f = b.hidden_size, b.ffn_size
     items: list[Item] = []
-    for m in (1, 8, 32, 128, 512):
+    for m in (1, 8, 32, 128, 512, 2048):
         items.append({"op": "residual_norm", "m": m, "n": h, "group": f"norm/{dtype}/{m}"})
         items.append({"op": "gelu", "m": m, "n": f, "group": f"gelu/{dtype}/{m}"})
         items.append({"op": "gather", "m": m, "n": h, "group": f"gather/{dtype}/{m}"})
-    for batch, tokens in ((1, 8), (1, 64), (8, 16), (8, 64)):
+    for batch, tokens in ((1, 8), (1, 64), (8, 16), (8, 64), (8, 256)):
         shape = f"{dtype}/{batch}x{tokens}"
         sizes = {"batch": batch, "tokens": tokens, "hidden": h, "ffn": f}
         items.append(
@@ -156,9 +169,19 @@ def _chains(b: Backbone, dtype: str) -> list[Item]:
         extra = {"copies": 6, "depth": 6}
         items.append(sizes | shape | group | extra | {"checks": 5})
         items.append(sizes | shape | group | extra | {"drop_after": 2, "keep_rate": 0.5})
-        for experts, top_k, by_token in ((4, 1, False), (4, 1, True), (8, 2, True)):
+        for experts, top_k, by_token in ROUTINGS:
             split = {"experts": experts, "top_k": top_k, "by_token": by_token}
             items.append(sizes | shape | group | extra | split)
+    for batch, tokens in CHAINS_LONG:  # dear: two layers show what six would
+        shape = {"batch": batch, "tokens": tokens, "copies": 2, "depth": 2}
+        group = {"group": f"chain/{dtype}/{batch}x{tokens}"}
+        items.append(sizes | shape | group)
+        items.append(sizes | shape | group | {"ends": True, "vocab": b.vocab_size, "depth": 1})
+        for keep in (0.5, 0.25):
+            items.append(sizes | shape | group | {"drop_after": 1, "keep_rate": keep, "checks": 1})
+        for experts, top_k, by_token in ROUTINGS[:2]:
+            split = {"experts": experts, "top_k": top_k, "by_token": by_token}
+            items.append(sizes | shape | group | split)
     return items
 
 
@@ -194,7 +217,7 @@ def _one(
     flops: float = 0.0,
 ) -> OpTable:
     """A table of one operator; `weights` and `moved` count values, not bytes."""
-    width = DTYPE_BYTES[item["dtype"]]
+    moving = DTYPE_BYTES[PLAIN_DTYPE[item["dtype"]]]
 
     def ints(value: int) -> Any:
         return np.array([value], dtype=np.int64)
@@ -212,8 +235,8 @@ def _one(
         n=ints(n),
         batch=ints(1),
         dtype=ints(DTYPES.index(item["dtype"])),
-        weight_bytes=floats(weights * width),
-        activation_bytes=floats(moved * width),
+        weight_bytes=floats(weights * DTYPE_BYTES[item["dtype"]]),
+        activation_bytes=floats(moved * moving),
         flops=floats(flops),
         executed_flops=floats(flops),
     )

@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cost_models.forms import Parameter, Terms
-from search_spaces.candidate import DTYPES
+from search_spaces.candidate import DTYPES, PLAIN_DTYPE
 from search_spaces.ops import KINDS
 
 if TYPE_CHECKING:
@@ -35,11 +35,11 @@ if TYPE_CHECKING:
 
 F64 = NDArray[np.float64]
 
-# Calibrated types; the others borrow the parameters (not the peak) of the nearest one.
-FAMILIES: tuple[str, ...] = ("fp32", "bf16")
-FAMILY_OF: dict[str, str] = {"fp32": "fp32", "bf16": "bf16", "fp16": "bf16", "int8": "bf16"}
-RAMP_ROWS: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
-RAMP_LIMIT = 1024  # rows beyond it behave like the last knot
+# Calibrated types; fp16 borrows the parameters (not the peak) of bf16. Only matmuls are int8.
+FAMILIES: tuple[str, ...] = ("fp32", "bf16", "int8")
+FAMILY_OF: dict[str, str] = {"fp32": "fp32", "bf16": "bf16", "fp16": "bf16", "int8": "int8"}
+RAMP_ROWS: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 2048)
+RAMP_LIMIT = 2048  # rows beyond it behave like the last knot
 SHARED_LOG_SD = 0.5
 RESIDUAL_LOG_SD = 0.4
 MISS_POWER = 3.0  # steepness of the passage from cache to memory
@@ -50,7 +50,7 @@ US, NS, GB = 1e-6, 1e-9, 1e9
 def _per_family() -> list[Parameter]:
     found: list[Parameter] = []
     for d in FAMILIES:
-        slow = 1.0 if d == "fp32" else 1.5  # bf16 libraries set up each call for longer
+        slow = 1.0 if d == "fp32" else 1.5  # the other libraries set up each call for longer
 
         def add(
             name: str,
@@ -64,6 +64,15 @@ def _per_family() -> list[Parameter]:
 
         add("overhead_matmul", "s", 4 * US * slow, 1.0, "fixed time of a matmul")
         add("overhead_grouped_matmul", "s", 15 * US * slow, 1.0, "fixed time of an expert matmul")
+        add("pack", "bytes_per_s", 30 * GB, 0.7, "rate of packing weights that are cached")
+        add("pack_one_row", "bytes_per_s", 60 * GB, 0.7, "the same where there is one row")
+        add("efficiency_matmul", "number", 0.85, 0.3, "share of the peak of a large matmul", 1.0)
+        add("context", "s", 3 * US, 0.7, "added to an operator inside a model: cold code and data")
+        for m in RAMP_ROWS:
+            add(f"ramp_{m}", "number", 1.0, 0.25, f"efficiency at {m} rows beside that of many")
+        if d == "int8":  # what enters is quantised, what leaves is scaled back to fp32
+            add("move_matmul", "bytes_per_s", 12 * GB, 0.7, "activations quantised and scaled")
+            continue
         add("overhead_attention", "s", 12 * US * slow, 1.0, "fixed time of fused attention")
         add("overhead_importance", "s", 60 * US * slow, 1.0, "fixed time of explicit attention")
         add("overhead_elementwise", "s", 4 * US, 1.0, "fixed time of an elementwise operator")
@@ -73,19 +82,13 @@ def _per_family() -> list[Parameter]:
         add("problem_attention", "s", 1.2 * US, 0.8, "fused attention, each head and sequence")
         add("problem_importance", "s", 1.2 * US, 0.8, "explicit attention, each of them")
         add("call", "s", 100 * US, 0.7, "fixed time of a forward pass, from ids to an answer")
-        add("pack", "bytes_per_s", 30 * GB, 0.7, "rate of packing weights that are cached")
-        add("pack_one_row", "bytes_per_s", 60 * GB, 0.7, "the same where there is one row")
-        add("efficiency_matmul", "number", 0.85, 0.3, "share of the peak of a large matmul", 1.0)
         add("efficiency_attention", "number", 0.5, 0.6, "the same for fused attention", 1.0)
         add("efficiency_importance", "number", 0.4, 0.6, "the same for explicit attention", 1.0)
         add("move_elementwise", "bytes_per_s", 60 * GB, 0.5, "bytes moved by elementwise kernels")
         add("efficiency_elementwise", "number", 0.15, 0.7, "share of the fp32 peak", 1.0)
-        add("context", "s", 3 * US, 0.7, "added to an operator inside a model: cold code and data")
         add("move_reduce", "bytes_per_s", 8 * GB, 0.8, "bytes moved by reductions")
         add("move_gather", "bytes_per_s", 8 * GB, 0.8, "bytes moved by gathers")
         add("move_importance", "bytes_per_s", 8 * GB, 0.8, "bytes moved by explicit attention")
-        for m in RAMP_ROWS:
-            add(f"ramp_{m}", "number", 1.0, 0.25, f"efficiency at {m} rows beside that of many")
     return found
 
 
@@ -228,23 +231,38 @@ class _Table:
         gain = threads / (1.0 + parameter("contention") * (threads - 1))
         start = parameter("thread_start") if threads > 1 else 0.0
         peak = dict(zip(DTYPES, device.peak_flops_per_s / device.units * gain, strict=True))
-        fam = FAMILY_OF
-        self.overhead = np.array([read(_OVERHEAD[k], fam[d]) + start for d, k in cells])
-        self.context = np.array([read("context", fam[d]) for d in DTYPES])
-        self.problem = np.array([read(_PROBLEM.get(k), fam[d]) for d, k in cells]) / gain
-        self.move = np.array([read(_MOVE.get(k), fam[d], True) for d, k in cells]) / gain
+        self.overhead = np.array([read(_OVERHEAD[k], family(d, k)) + start for d, k in cells])
+        self.context = np.array([read("context", FAMILY_OF[d]) for d in DTYPES])
+        self.problem = np.array([read(_PROBLEM.get(k), family(d, k)) for d, k in cells]) / gain
+        self.move = np.array([read(_moved(d, k), family(d, k), True) for d, k in cells]) / gain
         names = ("pack", "pack_one_row")
         self.pack = np.array(
-            [[read(n if k in _MATMULS else None, fam[d], True) for d, k in cells] for n in names]
+            [
+                [read(n if k in _MATMULS else None, family(d, k), True) for d, k in cells]
+                for n in names
+            ]
         )
         self.flop = np.array(
             [
-                read(_EFFICIENCY.get(k), fam[d], True) / peak["fp32" if k == "elementwise" else d]
+                read(_EFFICIENCY.get(k), family(d, k), True)
+                / peak["fp32" if k == "elementwise" else d]
                 for d, k in cells
             ]
         )
         self.is_matmul = np.array([k in _MATMULS for _, k in cells])
-        self.ramp = np.stack([_ramp(parameter, fam[d]) for d in DTYPES])
+        self.ramp = np.stack([_ramp(parameter, FAMILY_OF[d]) for d in DTYPES])
+
+
+def family(dtype: str, kind: str) -> str:
+    """Whose parameters price an operator: of int8 there are matmuls only."""
+    return FAMILY_OF[dtype if kind in _MATMULS else PLAIN_DTYPE[dtype]]
+
+
+def _moved(dtype: str, kind: str) -> str | None:
+    """The parameter that prices the activations of an operator, where one does."""
+    if kind in _MATMULS:
+        return "move_matmul" if dtype == "int8" else None
+    return _MOVE.get(kind)
 
 
 def _ramp(parameter: Any, family: str) -> F64:
@@ -266,7 +284,12 @@ def _stream_bytes_per_s(device: Device, parameter: Any, threads: int) -> float:
 
 def call_overhead_s(device: Device, dtype: str = "fp32") -> float:
     """Fixed time of a forward pass in `dtype`: what the host does around the operators."""
-    return device.parameter(f"call_{FAMILY_OF[dtype]}")
+    return device.parameter(call_parameter(dtype))
+
+
+def call_parameter(dtype: str) -> str:
+    """Name of the parameter that `call_overhead_s` reads."""
+    return f"call_{FAMILY_OF[PLAIN_DTYPE[dtype]]}"
 
 
 def miss_share(device: Device, working_set_bytes: float | NDArray[Any] | None) -> F64:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cost_models.device import Device, list_devices, load_device
+from cost_models.device import Device, OutdatedProfileError, list_devices, load_device
 from dynsearch.errors import InputError
 from dynsearch.job_checks import LOCAL
 from search_spaces.candidate import DTYPES
@@ -19,6 +19,20 @@ def local_file(threads: int = 1) -> Path:
     return cache_folder() / "devices" / f"local-{threads}.toml"
 
 
+def is_calibrated(threads: int = 1) -> bool:
+    """Whether this machine has a profile that this version can use; a damaged one counts."""
+    file = local_file(threads)
+    if not file.is_file():
+        return False
+    try:
+        load_device(file)
+    except OutdatedProfileError:
+        return False
+    except InputError:
+        return True  # whoever opens it says what is wrong
+    return True
+
+
 def find_device(name: str, *, threads: int = 1) -> Device:
     """A device by name or file; "local" is this machine as it was calibrated.
 
@@ -28,7 +42,7 @@ def find_device(name: str, *, threads: int = 1) -> Device:
     if name != LOCAL:
         return load_device(name)
     file = local_file(threads)
-    if not file.is_file():
+    if not is_calibrated(threads):
         text = f"this machine is not calibrated yet; run: dynsearch calibrate --threads {threads}"
         raise InputError.one("devices", "name", name, text)
     return load_device(file)

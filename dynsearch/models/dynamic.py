@@ -23,6 +23,7 @@ from search_spaces.candidate import CRITERIA, Candidate, keep_counts, stack
 from search_spaces.exits import exit_score
 
 TORCH_DTYPE = {"fp32": torch.float32, "bf16": torch.bfloat16}
+ATTENTION_BYTES = 2 * 2**20  # of an explicit attention matrix at a time: about a core's cache
 Weights = dict[str, Tensor]
 Ints = NDArray[np.int64]
 
@@ -406,10 +407,20 @@ def _attend_with_importance(
     """Attention [B, H, T, d] and the attention that each token receives [B, T] in float32.
 
     Received attention is summed over heads and over the sample's own query tokens (PoWER-BERT).
+    Samples are taken in parts whose attention matrices stay in the cache.
     """
-    logits = torch.matmul(q, k.transpose(-1, -2)) * q.shape[-1] ** -0.5
+    size, heads, width, _ = q.shape
+    part = max(1, ATTENTION_BYTES // (heads * width * width * q.element_size()))
+    if part < size:
+        cuts = [slice(i, i + part) for i in range(0, size, part)]
+        found = [
+            _attend_with_importance(q[c], k[c], v[c], None if mask is None else mask[c])
+            for c in cuts
+        ]
+        return torch.cat([x for x, _ in found]), torch.cat([x for _, x in found])
+    logits = torch.matmul(q * q.shape[-1] ** -0.5, k.transpose(-1, -2))
     if mask is not None:
-        logits = logits.masked_fill(~mask[:, None, None], float("-inf"))
+        logits.masked_fill_(~mask[:, None, None], float("-inf"))
     weights = torch.softmax(logits, dim=-1)  # [B, H, T, T]
     if mask is None:
         received = weights.sum(dim=(1, 2), dtype=torch.float32)

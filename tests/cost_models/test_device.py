@@ -10,6 +10,7 @@ import pytest
 from cost_models.calibrate.write import device_text
 from cost_models.device import (
     GRADES,
+    OutdatedProfileError,
     Profile,
     device_names,
     list_devices,
@@ -222,3 +223,17 @@ def test_device_and_profile_survive_a_round_trip_through_one_file(tmp_path: Path
 def test_a_file_without_a_profile_says_so(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"no table \[profile\]"):
         load_profile(written(tmp_path, GOOD))
+
+
+def test_a_fit_of_an_earlier_version_is_refused_and_a_partial_one_by_hand_is_not(
+    tmp_path: Path,
+) -> None:
+    whole = {name: p.default for name, p in parameters_of("cpu").items()}
+    host = load_device("generic-x86-avx2")
+    fitted = profile(base=host.name, tool="dynsearch calibrate", model=whole)
+    assert load_device(written(tmp_path, device_text(host, fitted))).profile == fitted
+    del whole["move_matmul_int8"]
+    with pytest.raises(OutdatedProfileError, match="lacks move_matmul_int8"):
+        load_device(written(tmp_path, device_text(host, fitted)))
+    by_hand = replace(fitted, tool="stopwatch")
+    assert load_device(written(tmp_path, device_text(host, by_hand))).profile == by_hand

@@ -8,7 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from dynsearch.models import dynamic
 from dynsearch.models.dynamic import DynamicEncoder, Plan, Record, full_plan
 from dynsearch.models.experts import split_experts
 from dynsearch.models.tokens import Tokens, load_tokenizer, tokenize
@@ -41,6 +44,7 @@ def exits(plan: Plan, where: dict[int, float], **changes: object) -> Plan:
     return replace(plan, exit_on=on, thresholds=at, **changes)
 
 
+NEAR = {"atol": 1e-5, "rtol": 1e-5}
 PLANS = {
     "full": {},
     "skim": {"keep_rate": (0.75, 0.5, 0.5, 0.25)},
@@ -130,6 +134,30 @@ def test_skimming_drops_tokens_of_least_received_attention(model, tokens):
             whole = model.attend(0, alone, full_plan(model.config)).x[0, kept]
             torch.testing.assert_close(got.x[i, : len(kept)], whole, atol=5e-6, rtol=1e-4)
             assert got.n[i] == len(kept)
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    seed=st.integers(0, 10**6),
+    size=st.integers(1, 6),
+    width=st.integers(2, 9),
+    limit=st.integers(1, 3000),
+    padded=st.booleans(),
+)
+def test_explicit_attention_in_parts_is_that_of_the_formula(seed, size, width, limit, padded):
+    make = torch.Generator().manual_seed(seed)
+    q, k, v = torch.randn(3, size, 2, width, 4, generator=make)
+    n = torch.randint(1, width + 1, (size,), generator=make)
+    n[0] = width
+    mask = torch.arange(width)[None] < n[:, None] if padded else None
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(dynamic, "ATTENTION_BYTES", limit)
+        context, received = dynamic._attend_with_importance(q, k, v, mask)
+    for i in range(size):
+        m = int(n[i]) if padded else width
+        share = (q[i, :, :, :].double() @ k[i, :, :m].double().mT / 2.0).softmax(-1)
+        torch.testing.assert_close(context[i].double(), share @ v[i, :, :m].double(), **NEAR)
+        torch.testing.assert_close(received[i, :m].double(), share[:, :m].sum(dim=(0, 1)), **NEAR)
 
 
 @pytest.mark.parametrize("name", PLANS)

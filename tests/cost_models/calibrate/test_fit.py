@@ -22,9 +22,17 @@ from cost_models.calibrate.fit import (
 )
 from cost_models.calibrate.host import cache_bytes, host_name, usable_cores
 from cost_models.calibrate.measure import run_plan
-from cost_models.calibrate.plan import GENERIC, make_plan, ops_of, working_set_bytes
+from cost_models.calibrate.plan import (
+    GENERIC,
+    MEASURED_DTYPES,
+    make_plan,
+    ops_of,
+    working_set_bytes,
+)
 from cost_models.device import Device, Quantity, load_device
 from cost_models.forms import parameters_of
+from search_spaces.candidate import DTYPES
+from search_spaces.ops import KINDS
 
 
 def device() -> Device:
@@ -60,9 +68,9 @@ def truth() -> dict[str, float]:
     return model
 
 
-def synthetic(noise: float) -> tuple[Rows, dict[str, float]]:
-    """Rows of the fp32 half of the plan."""
-    items = [i for i in make_plan() if i["dtype"] == "fp32"]
+def synthetic(noise: float, dtypes: tuple[str, ...] = ("fp32",)) -> tuple[Rows, dict[str, float]]:
+    """Rows of the part of the plan in these number formats."""
+    items = [i for i in make_plan() if i["dtype"] in dtypes]
     rows = rows_of(items, {i["id"]: 1.0 for i in items}, GENERIC)
     error = np.random.default_rng(1).normal(0.0, noise, len(rows))
     return replace(rows, seconds=predict(rows, device(), truth()) * np.exp(error)), truth()
@@ -81,6 +89,37 @@ def test_parameters_of_known_truth_come_back() -> None:
     ):
         assert found.model[name] == pytest.approx(known[name], rel=0.15), name
     assert predict(rows, device(), found.model) == pytest.approx(rows.seconds, rel=0.12)
+
+
+def test_int8_matmuls_are_told_from_the_fp32_operators_around_them() -> None:
+    rows, known = synthetic(0.02, ("fp32", "int8"))
+    found = fit(rows, device(), folds=1)
+    for name in ("efficiency_matmul_int8", "pack_int8"):
+        assert found.model[name] == pytest.approx(known[name], rel=0.2), name
+    assert predict(rows, device(), found.model) == pytest.approx(rows.seconds, rel=0.12)
+
+
+@pytest.mark.parametrize("dtype", MEASURED_DTYPES)
+def test_every_format_is_measured_up_to_the_longest_texts(dtype: str) -> None:
+    items = [i for i in make_plan() if i["dtype"] == dtype]
+    chains = [i for i in items if i["op"] == "chain"]
+    for batch in (1, 8):
+        mine = [i for i in chains if (i["batch"], i["tokens"]) == (batch, 256)]
+        assert {i.get("keep_rate") for i in mine} == {None, 0.5, 0.25}
+        assert {(i["experts"], i["by_token"]) for i in mine if "experts" in i} == {
+            (4, False),
+            (4, True),
+        }
+    assert max(i["m"] for i in items if i["op"] == "matmul") == 8 * 256
+    kinds = {i["op"] for i in items}
+    assert ("attention_prefill" in kinds) is (dtype != "int8")  # int8 has no attention of its own
+    if dtype == "int8":
+        tables = [ops_of(i, GENERIC) for i in items]
+        matmuls = {
+            KINDS[k] for t in tables for k in t.kind[t.dtype == DTYPES.index("int8")].tolist()
+        }
+        assert matmuls == {"matmul", "grouped_matmul"}
+        assert {DTYPES[d] for t in tables for d in t.dtype.tolist()} == {"fp32", "int8"}
 
 
 def test_parameters_without_rows_keep_their_prior() -> None:
@@ -137,8 +176,6 @@ def test_every_item_of_the_plan_is_at_least_one_operator() -> None:
 def test_an_expert_item_is_the_layer_less_attention_and_norms() -> None:
     item = next(i for i in make_plan() if i["op"] == "experts" and i["by_token"])
     ops = ops_of(item, GENERIC)
-    from search_spaces.ops import KINDS
-
     names = [KINDS[k] for k in ops.kind]
     assert names.count("grouped_matmul") == 2
     assert names.count("host_sync") == 1
