@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from dynsearch.export.files import write_atomic
+from dynsearch.gains.cells import speed_cells
 from dynsearch.gains.plot import figure
 from dynsearch.gains.run import compare
-from dynsearch.gains.table import agreement, markdown, speed_cells
+from dynsearch.gains.table import agreement, markdown
 from dynsearch.job import find_job, load_job
 from dynsearch.progress import Progress
 

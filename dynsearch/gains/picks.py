@@ -69,6 +69,7 @@ class FamilyFront:
     batch: int
     passes: int
     hypervolume: float
+    full_s: float  # predicted time per sample of the full network in this format at this batch
     picks: tuple[Pick, ...]
 
 
@@ -108,6 +109,7 @@ def family_fronts(
                     batch=batch,
                     passes=len(searched.traces),
                     hypervolume=hypervolume(union.points(OBJECTIVES), reference),
+                    full_s=full_s[dtype],
                     picks=_picks(family, searched, union, full, batch),
                 )
             )

@@ -7,8 +7,9 @@ from statistics import mean
 from typing import Any
 
 from dynsearch.export.records import LOSS_LEVELS
-from dynsearch.gains.table import speed_cells
+from dynsearch.gains.cells import speed_cells
 from dynsearch.report.markup import Html, tag
+from search_spaces.candidate import DTYPES
 
 COLOURS = {  # the report's colours of the same ideas
     "static": "#7a7f87",
@@ -30,7 +31,7 @@ def figure(results: Sequence[Mapping[str, Any]]) -> str:
     """
     cells = [c for c in speed_cells(results) if c["family"] in COLOURS and "speed_up" in c]
     groups = sorted(
-        {(c["batch"], c["dtype"]) for c in cells}, key=lambda g: (g[0], g[1] != "fp32")
+        {(c["batch"], c["dtype"]) for c in cells}, key=lambda g: (g[0], DTYPES.index(g[1]))
     )
     columns = min(2, max(1, len(groups)))
     lines = -(-len(groups) // columns)

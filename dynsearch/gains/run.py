@@ -83,6 +83,11 @@ def compare(
         raise InputError.one(
             job.source, "quality.metric", job.quality.metric, "families are compared by accuracy"
         )
+    formats = job.space.get("dtype", ["fp32"])
+    if "fp32" not in formats:
+        raise InputError.one(
+            job.source, "space.dtype", formats, 'add "fp32": every format is compared with it'
+        )
     folder.mkdir(parents=True, exist_ok=True)
     searched = search_families(job, out=out / "runs", seed=seed, trials=trials, progress=progress)
     joint = next(s for s in searched if s.family == "joint")
@@ -203,6 +208,7 @@ def _front_record(front: FamilyFront, confirmed: dict[str, Confirmed]) -> dict[s
         "batch": front.batch,
         "passes": front.passes,
         "hypervolume": front.hypervolume,
+        "full_predicted_s": front.full_s,
         "points": [
             {
                 "id": p.id,

@@ -10,8 +10,9 @@ import numpy as np
 from scipy.stats import spearmanr
 
 from dynsearch.export.records import LOSS_LEVELS
-
-Result = Mapping[str, Any]
+from dynsearch.gains.cells import Result, row, speed_cells
+from dynsearch.gains.formats import format_table
+from search_spaces.candidate import DTYPES
 
 
 def markdown(results: Sequence[Result]) -> str:
@@ -35,6 +36,8 @@ def markdown(results: Sequence[Result]) -> str:
         "",
         *_speed_table(results),
         "",
+        *format_table(results),
+        "",
         *_reference_table(results),
         "",
         *_volume_table(results),
@@ -44,73 +47,12 @@ def markdown(results: Sequence[Result]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def speed_cells(results: Sequence[Result]) -> list[dict[str, Any]]:
-    """One row a family, number format, batch size and level: the figures of each seed."""
-    cells = []
-    for result in results:
-        times = {(t["dtype"], t["batch"]): t["per_sample_s"] for t in result["timings"]}
-        for front in [*result["fronts"], *_static_fronts(result)]:
-            key = (front["dtype"], front["batch"])
-            full = times[key]["full"]["median"]
-            for level in LOSS_LEVELS:
-                point = next((p for p in front["points"] if level in p["levels"]), None)
-                cell = {
-                    "seed": result["seed"],
-                    "family": front["family"],
-                    "dtype": front["dtype"],
-                    "batch": front["batch"],
-                    "level": level,
-                }
-                if point is not None:
-                    spent = times[key][point["id"]]["median"]
-                    cell |= {
-                        "id": point["id"],
-                        "speed_up": full / spent,
-                        "against_fp32": times[("fp32", front["batch"])]["full"]["median"] / spent,
-                        "selected_loss": point["selected_loss"],
-                        "confirmed_loss": point["confirmed"]["loss"],
-                        "low": point["confirmed"]["low"],
-                        "high": point["confirmed"]["high"],
-                    }
-                cells.append(cell)
-    return cells
-
-
-def _static_fronts(result: Result) -> list[dict[str, Any]]:
-    """The fine-tuned static networks as a family: the shallowest that a level allows."""
-    out = []
-    static = [r for r in result["references"] if r["name"] != "conventional"]
-    for group in result["timings"]:
-        points = []
-        for r in static:
-            levels = [
-                level
-                for level in LOSS_LEVELS
-                if r["error_bound"] <= result["full"]["selected_error"] + level + 1e-12
-                and not any(
-                    q["layers"] < r["layers"]
-                    and q["error_bound"] <= result["full"]["selected_error"] + level + 1e-12
-                    for q in static
-                )
-            ]
-            points.append({**r, "levels": levels, "id": f"first {r['layers']} layers"})
-        out.append(
-            {
-                "family": "static",
-                "dtype": group["dtype"],
-                "batch": group["batch"],
-                "points": points,
-            }
-        )
-    return out
-
-
 def _speed_table(results: Sequence[Result]) -> list[str]:
     cells = speed_cells(results)
     head = [f"loss at most {100 * level:g}" for level in LOSS_LEVELS]
-    lines = [_row(["batch", "format", "family", *head]), _row(["---"] * (3 + len(head)))]
+    lines = [row(["batch", "format", "family", *head]), row(["---"] * (3 + len(head)))]
     keys = dict.fromkeys((c["batch"], c["dtype"], c["family"]) for c in cells)
-    for batch, dtype, family in sorted(keys, key=lambda k: (k[0], k[1] != "fp32")):
+    for batch, dtype, family in sorted(keys, key=lambda k: (k[0], DTYPES.index(k[1]))):
         texts = []
         for level in LOSS_LEVELS:
             mine = [
@@ -120,7 +62,7 @@ def _speed_table(results: Sequence[Result]) -> list[str]:
                 == (batch, dtype, family, level)
             ]
             texts.append(_cell(mine, level, len(results)))
-        lines.append(_row([batch, dtype, family, *texts]))
+        lines.append(row([batch, dtype, family, *texts]))
     return lines
 
 
@@ -140,17 +82,17 @@ def _cell(mine: Sequence[Mapping[str, Any]], level: float, seeds: int) -> str:
 
 def _reference_table(results: Sequence[Result]) -> list[str]:
     lines = [
-        _row(["network", "error on report rows", "loss against the full network, points"]),
-        _row(["---"] * 3),
+        row(["network", "error on report rows", "loss against the full network, points"]),
+        row(["---"] * 3),
     ]
     errors = [r["full"]["confirmed_error"] for r in results]
-    lines.append(_row(["full network", _points(errors), "0"]))
+    lines.append(row(["full network", _points(errors), "0"]))
     for i, reference in enumerate(results[0]["references"]):
         found = [r["references"][i]["confirmed"] for r in results]
         loss = [100 * f["loss"] for f in found]
         spread = f"{mean(loss):+.2f} [{min(f['low'] for f in found) * 100:+.2f}, "
         spread += f"{max(f['high'] for f in found) * 100:+.2f}]"
-        lines.append(_row([reference["name"], _points([f["error"] for f in found]), spread]))
+        lines.append(row([reference["name"], _points([f["error"] for f in found]), spread]))
     return lines
 
 
@@ -158,8 +100,8 @@ def _volume_table(results: Sequence[Result]) -> list[str]:
     families = list(dict.fromkeys(f["family"] for f in results[0]["fronts"]))
     groups = list(dict.fromkeys((f["dtype"], f["batch"]) for f in results[0]["fronts"]))
     head = [f"{dtype}, batch {batch}" for dtype, batch in groups]
-    lines = [_row(["hypervolume (search rows, predicted)", *head])]
-    lines.append(_row(["---"] * (1 + len(head))))
+    lines = [row(["hypervolume (search rows, predicted)", *head])]
+    lines.append(row(["---"] * (1 + len(head))))
     for family in families:
         texts = []
         for group in groups:
@@ -170,7 +112,7 @@ def _volume_table(results: Sequence[Result]) -> list[str]:
                 if (f["family"], f["dtype"], f["batch"]) == (family, *group)
             ]
             texts.append(f"{mean(values):.4f}" if values else "none")
-        lines.append(_row([family, *texts]))
+        lines.append(row([family, *texts]))
     return lines
 
 
@@ -180,7 +122,7 @@ def agreement(results: Sequence[Result]) -> dict[str, Any]:
     errors = [100 * (p["confirmed"]["error"] - p["selected_error"]) for p in _points_of(results)]
     groups = []
     for dtype, batch in dict.fromkeys((t["dtype"], t["batch"]) for t in results[0]["timings"]):
-        predicted, measured = [], []
+        predicted, measured, speed = [], [], []
         for result in results:
             times = next(
                 t["per_sample_s"]
@@ -194,15 +136,21 @@ def agreement(results: Sequence[Result]) -> dict[str, Any]:
                     if p["levels"]:
                         predicted.append(p["predicted_s"])
                         measured.append(times[p["id"]]["median"])
+                        gain = times["full"]["median"] / measured[-1]
+                        speed.append(front["full_predicted_s"] / predicted[-1] / gain)
+        if not predicted:
+            continue
         ratio = np.array(predicted) / np.array(measured)
-        rank = spearmanr(predicted, measured).statistic if len(set(measured)) > 2 else np.nan
+        enough = len(set(measured)) > 2 and len(set(predicted)) > 1
+        rank = float(spearmanr(predicted, measured).statistic) if enough else None
         groups.append(
             {
                 "dtype": dtype,
                 "batch": batch,
                 "n": len(predicted),
                 "mape": float(np.abs(ratio - 1).mean()),
-                "spearman": float(rank),
+                "speed_up": float(np.abs(np.array(speed) - 1).mean()),
+                "spearman": rank,
             }
         )
     return {
@@ -236,17 +184,26 @@ def _agreement(results: Sequence[Result]) -> list[str]:
         f"accuracy, which also holds what separates the two splits: mean "
         f"{accuracy['mean']:+.2f}, worst {accuracy['worst']:+.2f}.",
         "",
-        _row(["predicted against measured, named points", "points", "MAPE", "Spearman"]),
-        _row(["---"] * 4),
+        row(
+            [
+                "predicted against measured, named points",
+                "points",
+                "MAPE",
+                "error of speed-up",
+                "Spearman",
+            ]
+        ),
+        row(["---"] * 5),
     ]
     for g in found["predicted"]:
         lines.append(
-            _row(
+            row(
                 [
                     f"{g['dtype']}, batch {g['batch']}",
                     g["n"],
                     f"{100 * g['mape']:.1f} %",
-                    f"{g['spearman']:.3f}",
+                    f"{100 * g['speed_up']:.1f} %",
+                    "too few" if g["spearman"] is None else f"{g['spearman']:.3f}",
                 ]
             )
         )
@@ -255,7 +212,3 @@ def _agreement(results: Sequence[Result]) -> list[str]:
 
 def _points(errors: Sequence[float]) -> str:
     return " / ".join(f"{100 * e:.2f} %" for e in errors)
-
-
-def _row(cells: Iterable[Any]) -> str:
-    return "| " + " | ".join(str(c) for c in cells) + " |"

@@ -10,9 +10,17 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from statistics import median
 from typing import Any
 
-from dynsearch.bench_timing import encoder_runner, make_blocks, quiet_machine, time_interleaved
+from cost_models.calibrate.host import usable_cores
+from dynsearch.bench_timing import (
+    Runner,
+    encoder_runner,
+    make_blocks,
+    quiet_machine,
+    time_interleaved,
+)
 from dynsearch.export.files import write_atomic
 from dynsearch.opened import reopen
 from dynsearch.search.runs import open_run
@@ -65,6 +73,7 @@ def _time_group(
     ]
     with quiet_machine(threads):
         found = time_interleaved(runners, blocks, repeats=repeats, seed=0, on_block=on_block)
+    full = runners[list(entries).index("full")]
     spent, middle = found.per_sample_s, found.per_sample_median_s  # [R, C], [C]
     return {
         "dtype": group["dtype"],
@@ -77,7 +86,25 @@ def _time_group(
             }
             for i, name in enumerate(entries)
         },
+        "threads": _all_threads(full, blocks, threads),
     }
+
+
+def _all_threads(full: Runner, blocks: list[list[Any]], threads: int) -> dict[str, float] | None:
+    """Time per sample of the full network on all cores beside that on the job's threads.
+
+    The two take turns; None where there are no more cores than threads.
+    """
+    cores = usable_cores()
+    if cores <= threads:
+        return None
+    few, found = blocks[: max(1, len(blocks) // 4)], []
+    for _ in range(3):
+        for number in (threads, cores):
+            with quiet_machine(number):
+                one = time_interleaved([full], few, repeats=1, seed=0)
+            found.append(float(one.per_sample_median_s[0]))
+    return {"threads": cores, "one_s": median(found[::2]), "all_s": median(found[1::2])}
 
 
 class _Counter:

@@ -11,7 +11,9 @@ import pytest
 
 from cost_models import device as device_module
 from dynsearch.cli import run
-from dynsearch.gains.table import speed_cells
+from dynsearch.gains.cells import speed_cells
+from dynsearch.gains.formats import format_table
+from dynsearch.gains.table import _agreement, agreement
 from dynsearch.testing import tiny_data, tiny_model
 
 JOB = """
@@ -171,6 +173,48 @@ def test_speed_up_is_a_ratio_of_times_in_one_group_and_missed_levels_stay():
     assert cells[0.01]["against_fp32"] == 10.0
     assert cells[0.01]["confirmed_loss"] == 0.02
     assert "speed_up" not in cells[0.0]
+
+
+def test_formats_threads_and_speed_ups_are_ratios_to_the_right_full_network():
+    point = {
+        "id": "a",
+        "levels": [0.01],
+        "selected_loss": 0.0,
+        "selected_error": 0.1,
+        "predicted_s": 0.5,
+        "confirmed": {"loss": 0.0, "low": 0.0, "high": 0.0, "error": 0.1},
+    }
+    front = {"family": "joint", "dtype": "int8", "batch": 1, "points": [point]}
+    result = {
+        "seed": 0,
+        "full": {"selected_error": 0.1},
+        "references": [],
+        "fronts": [front | {"full_predicted_s": 3.0}],  # a speed-up of 6 is predicted
+        "timings": [
+            {
+                "dtype": dtype,
+                "batch": 1,
+                "per_sample_s": {"a": {"median": 1.0}, "full": {"median": full}},
+                "threads": {"threads": 2, "one_s": full, "all_s": full / 2},
+            }
+            for dtype, full in (("fp32", 10.0), ("int8", 4.0))
+        ],
+    }
+    lines = "\n".join(format_table([result]))
+    assert "| fp32, batch 1 | 1.00x | none | none |" in lines
+    assert "| int8, batch 1 | 2.50x | none | 10.00x |" in lines
+    assert "| int8, batch 1, 2 threads | 5.00x |" in lines
+    (found,) = (g for g in agreement([result])["predicted"] if g["dtype"] == "int8")
+    assert found["mape"] == 0.5  # half a second predicted, one measured
+    assert found["speed_up"] == 0.5  # 6 predicted, 4 measured
+    assert found["spearman"] is None  # of one point
+    assert "too few" in "\n".join(_agreement([result]))
+
+
+def test_a_comparison_needs_fp32(home, tmp_path, capsys):
+    (home / "bf16.toml").write_text(JOB.replace("[space]", '[space]\ndtype = ["bf16"]', 1))
+    assert run(["gains", str(home / "bf16.toml"), "--out", str(tmp_path / "out")]) == 2
+    assert "space.dtype" in capsys.readouterr().err
 
 
 def test_families_are_compared_by_accuracy_alone(home, tmp_path, capsys):
