@@ -38,6 +38,30 @@ def file_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+# What decides a model besides its weights: geometry and settings, and how texts become tokens.
+SETTINGS = (
+    "config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+)
+
+
+def model_sha256(folder: Path) -> str:
+    """sha256 of a model folder as hex: its weights, its settings and its tokenizer.
+
+    Raises:
+        InputError: no weights in it.
+    """
+    digest = hashlib.sha256()
+    for path in (weights_path(folder), *(folder / name for name in SETTINGS)):
+        if path.is_file():
+            digest.update(f"{path.name} {file_sha256(path)}\n".encode())
+    return digest.hexdigest()
+
+
 def read_config(folder: Path) -> dict[str, Any]:
     """`config.json` of a Hugging Face folder, checked to be an encoder that can be run.
 

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 
 from dynsearch.job import Job
 from dynsearch.models.tokens import load_tokenizer, tokenize
-from dynsearch.models.weights import file_sha256, read_backbone, weights_path
+from dynsearch.models.weights import file_sha256, model_sha256, read_backbone, weights_path
 from dynsearch.quality import data
 from dynsearch.quality.source import SupernetQuality
 from dynsearch.quality.splits import FEW_ROWS, PRESETS, split_examples
@@ -72,8 +72,7 @@ def open_material(job: Job) -> Material:
         folder, expected = Path(str(job.model.folder)), None
     backbone = read_backbone(folder)
     path = weights_path(folder)
-    digest = file_sha256(path)
-    if expected is not None and digest != expected:
+    if expected is not None and (digest := file_sha256(path)) != expected:
         raise InputError.one(
             path, "sha256", digest, f"expected {expected}; run: {data.DEMO_INSTALL}"
         )
@@ -107,7 +106,7 @@ def open_material(job: Job) -> Material:
         backbone=backbone,
         space=space,
         folder=folder,
-        model_sha256=digest,
+        model_sha256=model_sha256(folder),
         data_sha256=unlabelled.sha256(examples.sha256()) if unlabelled else examples.sha256(),
         labelled_sha256=examples.sha256(),
         labels=examples.labels,

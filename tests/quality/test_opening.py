@@ -74,3 +74,19 @@ def test_pairs_need_a_model_that_tells_two_texts_apart(tmp_path):
     with pytest.raises(InputError, match="2 token types, the model has 1") as caught:
         open_material(job_from_dict(raw, base=tmp_path))
     assert caught.value.problems[0].key == "data.text"
+
+
+def test_a_supernet_belongs_to_the_settings_and_the_tokenizer_of_its_model(tmp_path):
+    folder = tiny_model(tmp_path / "model")
+    key = material(tmp_path, "accuracy", rare=0).key
+    (folder / "README.md").write_text("notes", encoding="utf-8")
+    assert material(tmp_path, "accuracy", rare=0).key == key
+    settings = (folder / "config.json").read_text(encoding="utf-8")
+    config = json.loads(settings) | {"layer_norm_eps": 1e-3}
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    assert material(tmp_path, "accuracy", rare=0).key != key
+    (folder / "config.json").write_text(settings, encoding="utf-8")
+    assert material(tmp_path, "accuracy", rare=0).key == key
+    vocabulary = folder / "vocab.txt"
+    vocabulary.write_text(vocabulary.read_text(encoding="utf-8") + "another\n", encoding="utf-8")
+    assert material(tmp_path, "accuracy", rare=0).key != key
