@@ -26,9 +26,10 @@ from dynsearch.models.dynamic import DynamicEncoder, full_plan
 from dynsearch.models.weights import encoder_config, norm_eps, read_pretrained
 from dynsearch.opened import CALIBRATION_S, workload_of
 from dynsearch.problem import make_problem
+from dynsearch.quality.batches import CHUNK_TOKENS, piece_tokens
 from dynsearch.quality.opening import Material, open_material
 from dynsearch.quality.source import RECORD_BATCH
-from dynsearch.quality.supernet import CHUNK_TOKENS, cache_folder
+from dynsearch.quality.supernet import cache_folder
 from dynsearch.threads import all_cores
 
 BACKWARD = 2.0  # a backward pass takes about two forward ones
@@ -149,6 +150,10 @@ def _steps(
             f"{job.training.epochs} epochs of {rows['train']} texts, {NETWORKS:g} networks a "
             f"step, a backward pass like {BACKWARD:g} forward ones"
         )
+        lengths = material.splits["train"].tokens
+        if width := piece_tokens(lengths):
+            seconds *= 1.0 + width / float(lengths.lengths.mean())
+            why += f"; before it as many epochs of pieces of {width} tokens"
         steps.append({"step": "training", "seconds": seconds, "why": why})
     if not calibrated:
         seconds = CALIBRATION_S + CALIBRATION_EXTRA_S

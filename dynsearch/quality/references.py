@@ -21,6 +21,7 @@ from torch.nn import functional
 
 from dynsearch.models.dynamic import DynamicEncoder, EncoderConfig, Weights, full_plan
 from dynsearch.models.weights import encoder_config, file_sha256, norm_eps, read_pretrained
+from dynsearch.quality.batches import batch_parts, endless, piece_tokens, pieces, take
 from dynsearch.quality.precision import autocast, training_dtype
 from dynsearch.quality.source import SupernetQuality
 from dynsearch.quality.supernet import (
@@ -29,9 +30,7 @@ from dynsearch.quality.supernet import (
     Progress,
     Training,
     add_heads,
-    batch_parts,
     cache_folder,
-    endless,
     is_trained,
     load_supernet,
     save_supernet,
@@ -43,7 +42,7 @@ from search_spaces.candidate import Candidate
 if TYPE_CHECKING:
     from dynsearch.quality.opening import Material
 
-RECIPE = 1  # raise when training changes what it yields
+RECIPE = 2  # raise when training changes what it yields
 
 
 def open_reference(
@@ -174,26 +173,30 @@ def _train(
         fused=True,
     )
     per_epoch = math.ceil(len(train.tokens) / training.batch)
-    steps = training.epochs * per_epoch
+    whole, width = training.epochs * per_epoch, piece_tokens(train.tokens)
+    begun = whole if width else 0  # steps on pieces, as the supernet has them
+    steps = begun + whole
     best, kept = math.inf, state
-    batches = endless(train.tokens, training.batch, rng)
-    for step in range(steps):
+    for step, rows in zip(range(steps), endless(train.tokens, training.batch, rng), strict=False):
+        texts, labels = take(train.tokens, rows), torch.from_numpy(train.labels[rows])
+        if step < begun:
+            texts = pieces(texts, width, rng)
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate * schedule(step / steps)
         optimizer.zero_grad(set_to_none=True)
-        for part, share in batch_parts(train.tokens, next(batches)):
-            ids, n = train.tokens.batch(part)
+        for part, share in batch_parts(texts, np.arange(len(texts))):
+            ids, n = texts.batch(part)
             with autocast(dtype):
-                types = train.tokens.batch_types(part)
+                types = texts.batch_types(part)
                 pooled = model.pooled(full_plan(config), ids, n, types)[-1]
             logits = model.head(config.num_layers - 1, pooled.float())
             loss = functional.cross_entropy(
-                logits, torch.from_numpy(train.labels[part]), label_smoothing=LABEL_SMOOTHING
+                logits, labels[torch.from_numpy(part)], label_smoothing=LABEL_SMOOTHING
             )
             (loss * share).backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(body, 1.0)
         optimizer.step()
-        if (step + 1) % per_epoch == 0:
+        if step >= begun and (step + 1) % per_epoch == 0:
             error = _error(model, early_stop)
             if error <= best:
                 best, kept = error, {k: v.detach().clone() for k, v in state.items()}

@@ -16,12 +16,12 @@ from dynsearch.models.dynamic import DynamicEncoder, Record, full_plan
 from dynsearch.models.experts import ffn_inputs, split_experts
 from dynsearch.models.tokens import Tokens, load_tokenizer, tokenize
 from dynsearch.models.weights import encoder_config, read_backbone, read_pretrained
+from dynsearch.quality.batches import joined_texts, take
 from dynsearch.quality.supernet import (
     Labelled,
     _agreement_step,
     _labelled_step,
     add_heads,
-    joined_texts,
     sample_plan,
 )
 from dynsearch.testing import NEGATIVE, NEUTRAL, POSITIVE, tiny_model, tiny_texts
@@ -129,7 +129,7 @@ def test_joined_pairs_stay_one_text_after_another(tokens):
     rows = np.arange(len(tokens))
     rng = np.random.default_rng(0)
     for _ in range(20):
-        joined = joined_texts(tokens, rows, rng)
+        joined = joined_texts(take(tokens, rows), rng)
         (ids, n), types = joined.batch(rows), joined.batch_types(rows)
         assert types is not None
         assert types.shape == ids.shape
@@ -157,9 +157,10 @@ def test_training_sees_the_types_of_pairs(folder, tokens):
     for name, tensor in state.items():
         tensor.requires_grad_(name.startswith("heads."))
     model = Watched(config, state)
-    _labelled_step(model, train, rows, None, "fp32")
-    _agreement_step(model, joined_texts(train.tokens, rows, rng), "fp32")
-    _labelled_step(model, train, rows, sample_plan(config, rng), "fp32")
+    few = Labelled(tokens=take(tokens, rows), labels=train.labels[rows])
+    _labelled_step(model, few, None, "fp32")
+    _agreement_step(model, joined_texts(take(train.tokens, rows), rng), "fp32")
+    _labelled_step(model, few, sample_plan(config, rng), "fp32")
     ffn_inputs(model, tokens)
     assert len(asked) == 5  # two networks a step; the rows that routers are fitted on
     assert all(types is not None and types.max() == 1 for types in asked)

@@ -17,14 +17,13 @@ from dynsearch.job import load_job
 from dynsearch.models.dynamic import DynamicEncoder, full_plan
 from dynsearch.models.tokens import load_tokenizer, ragged, tokenize
 from dynsearch.models.weights import encoder_config, read_backbone, read_pretrained
-from dynsearch.quality import supernet
+from dynsearch.quality import batches, supernet
+from dynsearch.quality.batches import batch_parts, take
 from dynsearch.quality.opening import open_material
 from dynsearch.quality.supernet import (
     Labelled,
     Training,
     add_heads,
-    batch_parts,
-    take,
     train_supernet,
 )
 from dynsearch.quality.unlabelled import Unlabelled, read_texts
@@ -170,7 +169,7 @@ def test_csv_jsonl_and_txt_of_the_same_texts_are_the_same(tmp_path):
 def test_parts_hold_every_row_once_within_the_limit(lengths, limit):
     tokens = ragged([np.arange(n, dtype=np.int32) for n in lengths])
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(supernet, "CHUNK_TOKENS", limit)
+        patch.setattr(batches, "CHUNK_TOKENS", limit)
         parts = list(batch_parts(tokens, np.arange(len(lengths))))
     assert np.concatenate([p for p, _ in parts]).tolist() == list(range(len(lengths)))
     assert sum(share for _, share in parts) == pytest.approx(1.0)
@@ -181,17 +180,17 @@ def test_parts_hold_every_row_once_within_the_limit(lengths, limit):
 def test_gradients_of_parts_add_up_to_those_of_the_whole_batch(home, monkeypatch):
     config = encoder_config(read_backbone(home / "model"), num_classes=2, norm_eps=1e-12)
     material = material_of(home, "")
-    train = replace(material.splits["train"])
-    rows = np.arange(16)
+    whole, rows = material.splits["train"], np.arange(16)
+    train = replace(whole, tokens=take(whole.tokens, rows), labels=whole.labels[rows])
     found = []
     for limit in (10_000, 60):
-        monkeypatch.setattr(supernet, "CHUNK_TOKENS", limit)
+        monkeypatch.setattr(batches, "CHUNK_TOKENS", limit)
         state = {
             k: v.clone().requires_grad_(supernet.is_trained(k))
             for k, v in add_heads(config, read_pretrained(home / "model"), 0).items()
         }
         model = DynamicEncoder(config, state)
-        loss = supernet._labelled_step(model, train, rows, full_plan(config), "fp32")
+        loss = supernet._labelled_step(model, train, full_plan(config), "fp32")
         found.append((loss, {k: v.grad for k, v in state.items() if v.grad is not None}))
     (one, whole), (two, parts) = found
     assert one == pytest.approx(two, rel=1e-5)
