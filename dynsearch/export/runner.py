@@ -111,8 +111,8 @@ def load(folder: str | Path = HERE) -> Model:
     from safetensors.torch import load_file
     from tokenizers import Tokenizer
 
-    from dynsearch.models.dynamic import DynamicEncoder, EncoderConfig, plan_of
-    from dynsearch.models.int8 import Int8Encoder
+    from dynsearch.models.dynamic import EncoderConfig, plan_of
+    from dynsearch.models.packed import encoder_of
     from search_spaces.codec import candidate_from_dict
 
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -130,12 +130,9 @@ def load(folder: str | Path = HERE) -> Model:
     tokenizer.enable_truncation(max_length=config["max_len"])
     network, tensors = EncoderConfig(**geometry), load_file(str(weights))
     plan = plan_of(candidate_from_dict(config["candidate"]))
-    encoder = DynamicEncoder(network, tensors)
-    if config["candidate"]["dtype"] == "int8":
-        encoder = Int8Encoder(network, tensors, plan)
     return Model(
         config=config,
-        encoder=encoder,
+        encoder=encoder_of(network, tensors, config["candidate"]["dtype"], plan),
         plan=plan,
         tokenizer=tokenizer,
     )

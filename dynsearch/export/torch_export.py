@@ -23,8 +23,8 @@ from safetensors.torch import save
 from dynsearch.export.front import FRONT_FILE, read_front
 from dynsearch.export.records import Front, FrontPoint
 from dynsearch.export.vendor import vendor
-from dynsearch.models.dynamic import DynamicEncoder, EncoderConfig, Weights
-from dynsearch.models.int8 import quantised
+from dynsearch.models.dynamic import EncoderConfig, Weights
+from dynsearch.models.packed import stored
 from dynsearch.quality.supernet import load_supernet
 from search_spaces.candidate import Candidate, layer_schedule
 from search_spaces.codec import candidate_from_dict
@@ -79,13 +79,6 @@ def reachable(weights: Weights, candidate: Candidate) -> Weights:
     return {name: tensor for name, tensor in weights.items() if used(name)}
 
 
-def stored(config: EncoderConfig, weights: Weights, dtype: str) -> Weights:
-    """`weights` as a file of this number format holds them; int8 matrices with their scales."""
-    if dtype == "int8":
-        return quantised(weights)
-    return DynamicEncoder(config, weights).to(dtype).weights
-
-
 def _named(front: Front) -> list[str]:
     return list(dict.fromkeys(p.id for p in front.front if p.named))
 
@@ -123,7 +116,7 @@ def _export_one(
     """Fill a folder under another name, then rename it: whole or not at all."""
     first = points[0]
     candidate = candidate_from_dict(first.candidate)
-    kept = stored(config, reachable(weights, candidate), candidate.dtype)
+    kept = stored(reachable(weights, candidate), candidate.dtype)
     raw = save({name: tensor.contiguous() for name, tensor in kept.items()})
     counts = {int(e) for e in layer_schedule(candidate)["num_experts"] if e > 1}
     geometry = replace(config, expert_counts=tuple(sorted(counts)))

@@ -125,13 +125,10 @@ class DynamicEncoder:
         self.weights = weights
 
     def to(self, dtype: str) -> DynamicEncoder:
-        """A copy with weights in `dtype`: "fp32", "bf16", or "int8" (see models/int8.py)."""
-        if dtype == "int8":
-            from dynsearch.models.int8 import Int8Encoder, quantised
+        """A copy with weights in `dtype`: "fp32", "bf16" or "int8"; see models/packed.py."""
+        from dynsearch.models.packed import encoder_of, stored
 
-            return Int8Encoder(self.config, quantised(self.weights))
-        kind = TORCH_DTYPE[dtype]
-        return DynamicEncoder(self.config, {k: v.to(kind) for k, v in self.weights.items()})
+        return encoder_of(self.config, stored(self.weights, dtype), dtype)
 
     def run(
         self,

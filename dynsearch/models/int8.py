@@ -1,4 +1,4 @@
-"""The dynamic encoder with its large matrices in int8 (dynamic quantisation).
+"""The layers' matrices in int8 (dynamic quantisation).
 
 In int8 are the weights of the layers' linear operators (QKV, attention output, both of the
 feed-forward network, and the slices of it that are experts): one scale per output channel,
@@ -12,13 +12,13 @@ One scale per call means that a text's answer depends, a little, on its batch ma
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from dynsearch.models.dynamic import DynamicEncoder, EncoderConfig, Plan, Weights
+from dynsearch.models.dynamic import Weights
 
 BODY = ("qkv", "out", "ffn_in", "ffn_out")
 
@@ -44,53 +44,6 @@ def is_body(name: str) -> bool:
     return parts[0] == "layers" and parts[-1] == "weight" and parts[2] in BODY
 
 
-class Int8Encoder(DynamicEncoder):
-    """A dynamic encoder over quantised weights, packed once for the processor's int8 kernels."""
-
-    def __init__(self, config: EncoderConfig, weights: Weights, plan: Plan | None = None) -> None:
-        """Pack the matrices, whole and sliced into experts.
-
-        Args:
-            config: Geometry.
-            weights: From `quantised`.
-            plan: The only one that will be run: nothing else is packed. None: any may be.
-        """
-        rest = {k: v for k, v in weights.items() if not _is_packed(k)}
-        super().__init__(config, rest)
-        self.reduce_range = needs_reduced_range()
-        self.packed: dict[str, Any] = {}
-        self.experts: dict[tuple[int, int], list[tuple[Any, Any]]] = {}  # (layer, E) -> experts
-        for layer in range(config.num_layers if plan is None else plan.depth):
-            name, split = f"layers.{layer}.", plan is not None and _is_split(plan, layer)
-            for part in BODY[:2] if split else BODY:
-                self.packed[name + part] = _pack(weights, f"{name}{part}.weight")
-            for count in config.expert_counts:
-                if f"{name}experts{count}.minus_mean" in weights:
-                    self.experts[layer, count] = self._slices(weights, layer, count)
-
-    def _slices(self, weights: Weights, layer: int, experts: int) -> list[tuple[Any, Any]]:
-        name, share = f"layers.{layer}.", self.config.ffn_size // experts
-        minus_mean = weights[f"{name}experts{experts}.minus_mean"]
-        found = []
-        for e in range(experts):
-            part = slice(e * share, (e + 1) * share)
-            up = _pack(weights, name + "ffn_in.weight", rows=part)
-            down = _pack(weights, name + "ffn_out.weight", columns=part, bias=minus_mean[e])
-            found.append((up, down))
-        return found
-
-    def _linear(self, name: str, x: Tensor) -> Tensor:
-        return self._apply(x, self.packed[name])
-
-    def _expert(self, layer: int, experts: int, e: int, x: Tensor) -> Tensor:
-        up, down = self.experts[layer, experts][e]
-        return self._apply(functional.gelu(self._apply(x, up)), down)
-
-    def _apply(self, x: Tensor, packed: Any) -> Tensor:
-        out: Tensor = torch.ops.quantized.linear_dynamic(x, packed, self.reduce_range)
-        return out
-
-
 def needs_reduced_range() -> bool:
     """Whether activations get 7 bits: x86 kernels without VNNI add pairs of products in int16.
 
@@ -101,28 +54,19 @@ def needs_reduced_range() -> bool:
     return x86 and not (seen.get("avx512_vnni") or seen.get("avx_vnni"))
 
 
-def _is_split(plan: Plan, layer: int) -> bool:
-    return plan.top_k[layer] < plan.num_experts[layer]
+def int8_matrix(
+    weights: Weights, name: str, rows: slice, columns: slice, bias: Tensor | None
+) -> Callable[[Tensor], Tensor]:
+    """A slice of the quantised matrix `name`; its own bias unless another is given."""
+    stem, seven_bits = name.removesuffix("weight"), needs_reduced_range()
+    added = weights[stem + "bias"][rows] if bias is None else bias
+    packed = pack(weights[name][rows, columns].contiguous(), weights[stem + "scale"][rows], added)
 
+    def matrix(x: Tensor) -> Tensor:
+        out: Tensor = torch.ops.quantized.linear_dynamic(x, packed, seven_bits)
+        return out
 
-def _is_packed(name: str) -> bool:
-    parts = name.split(".")
-    return parts[0] == "layers" and parts[2] in BODY
-
-
-def _pack(
-    weights: Weights,
-    name: str,
-    *,
-    rows: slice = slice(None),
-    columns: slice = slice(None),
-    bias: Tensor | None = None,
-) -> Any:
-    """A slice of the matrix `name` for `linear_dynamic`; its own bias unless another is given."""
-    stem = name.removesuffix("weight")
-    if bias is None:
-        bias = weights[stem + "bias"][rows]
-    return pack(weights[name][rows, columns].contiguous(), weights[stem + "scale"][rows], bias)
+    return matrix
 
 
 def pack(values: Tensor, scale: Tensor, bias: Tensor) -> Any:

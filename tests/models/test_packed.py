@@ -1,4 +1,4 @@
-"""int8 matrices compute what integer arithmetic by hand gives, and all plans run on them."""
+"""Packed matrices compute what arithmetic by hand gives, and all plans run on them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from dynsearch.models import int8
 from dynsearch.models.dynamic import DynamicEncoder, Record, full_plan, plan_of
 from dynsearch.models.experts import split_experts
-from dynsearch.models.int8 import Int8Encoder, quantised
+from dynsearch.models.int8 import quantised
+from dynsearch.models.packed import bf16_matrix, encoder_of, packs_bf16, stored
 from dynsearch.models.tokens import Tokens, load_tokenizer, tokenize
 from dynsearch.models.weights import encoder_config, read_backbone, read_pretrained
 from dynsearch.quality.source import SupernetQuality
@@ -32,6 +33,9 @@ PLANS = {
         "token_routing": True,
     },
 }
+
+
+PACKED = ("int8", "bf16") if packs_bf16() else ("int8",)
 
 
 @pytest.fixture(scope="module")
@@ -77,13 +81,32 @@ def test_a_linear_operator_is_integer_arithmetic(seed: int, m: int, shift: float
     make = torch.Generator().manual_seed(seed)
     x = torch.randn(m, 32, generator=make) + shift
     weight, bias = torch.randn(24, 32, generator=make), torch.randn(24, generator=make)
-    name = "layers.0.qkv."
-    packed = int8._pack(quantised({name + "weight": weight, name + "bias": bias}), name + "weight")
-    got = torch.ops.quantized.linear_dynamic(x, packed, reduce).numpy()
+    name, every = "layers.0.qkv.", slice(None)
+    stored = quantised({name + "weight": weight, name + "bias": bias})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(int8, "needs_reduced_range", lambda: reduce)
+        got = int8.int8_matrix(stored, name + "weight", every, every, None)(x).numpy()
     want, step = by_hand(x, weight, bias, bits=7 if reduce else 8)
     # a value that falls between two integers may be rounded either way: few of 32 do
     assert (np.abs(got - want) <= 2 * step.max(axis=1) + 1e-4).all()
     assert np.median(np.abs(got - want)) < 1e-4
+
+
+@pytest.mark.skipif(not packs_bf16(), reason="no packed bf16 matrices on this processor")
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 10**6), m=st.integers(1, 70), part=st.sampled_from([None, 0, 1]))
+def test_a_packed_bf16_matrix_rounds_the_exact_product_once(seed: int, m: int, part: int | None):
+    make = torch.Generator().manual_seed(seed)
+    x = torch.randn(2, m, 32, generator=make).bfloat16()
+    weight = torch.randn(24, 32, generator=make).bfloat16()
+    bias = torch.randn(24, generator=make).bfloat16()
+    name = "layers.0.ffn_out."
+    columns = slice(None) if part is None else slice(16 * part, 16 * (part + 1))
+    weights = {name + "weight": weight, name + "bias": bias}
+    matrix = bf16_matrix(weights, name + "weight", slice(None), columns, None)
+    got = matrix(x[..., columns].contiguous()).double()
+    want = x[..., columns].double() @ weight[:, columns].double().T + bias.double()
+    torch.testing.assert_close(got, want, rtol=2**-7, atol=2**-5)  # 8 bits, sums in fp32
 
 
 def test_every_expert_is_its_slice_of_the_quantised_matrices(model: DynamicEncoder):
@@ -122,12 +145,13 @@ def test_packing_for_one_plan_answers_as_packing_for_all(model: DynamicEncoder, 
     ids, n = tokens.batch(np.arange(8))
     for name, changes in PLANS.items():
         plan = replace(full_plan(model.config), **changes)
-        one = Int8Encoder(model.config, quantised(model.weights), plan)
-        want = model.to("int8").run(plan, ids, n).logits
-        np.testing.assert_array_equal(one.run(plan, ids, n).logits, want)
-        dense = [k for k in one.packed if "ffn_in" in k]
-        split = sum(k < e for k, e in zip(plan.top_k, plan.num_experts, strict=True))
-        assert len(dense) == plan.depth - split, name
+        for dtype in PACKED:
+            one = encoder_of(model.config, stored(model.weights, dtype), dtype, plan)
+            want = model.to(dtype).run(plan, ids, n).logits
+            np.testing.assert_array_equal(one.run(plan, ids, n).logits, want)
+            dense = [k for k in one.matrices if "ffn_in" in k]
+            split = sum(k < e for k, e in zip(plan.top_k, plan.num_experts, strict=True))
+            assert len(dense) == plan.depth - split, name
 
 
 def test_matrices_are_stored_in_one_byte(model: DynamicEncoder):
