@@ -202,14 +202,24 @@ class DynamicEncoder:
                 record.logits.append(self.head(layer, self._pool(state)).float())
 
     def pooled(
-        self, plan: Plan, ids: Tensor, lengths: Ints, types: Tensor | None = None
+        self,
+        plan: Plan,
+        ids: Tensor,
+        lengths: Ints,
+        types: Tensor | None = None,
+        with_gradients: int | None = None,
     ) -> list[Tensor]:
-        """Pooled state [B, h] after each layer, with gradients where the weights ask for them."""
+        """Pooled state [B, h] after each layer, with gradients where the weights ask for them.
+
+        Layers above the first `with_gradients` run without; None: all with.
+        """
         state = self.start(ids, lengths, types)
         out = []
         for layer in range(plan.depth):
-            state = self._layer(layer, state, plan)
-            out.append(self._pool(state))
+            asked = torch.is_grad_enabled() and (with_gradients is None or layer < with_gradients)
+            with torch.set_grad_enabled(asked):
+                state = self._layer(layer, state, plan)
+                out.append(self._pool(state))
         return out
 
     def head(self, layer: int, pooled: Tensor) -> Tensor:
@@ -223,8 +233,9 @@ class DynamicEncoder:
     def start(self, ids: Tensor, lengths: Ints, types: Tensor | None = None) -> State:
         """Embeddings [B, T, h] of a padded batch; `types` as in `run`."""
         w = self.weights
-        x = (
-            functional.embedding(ids, w["embeddings.word"])
+        words = w["embeddings.word"]
+        x = (  # where words are trained, the gradient holds the rows that were read, no others
+            functional.embedding(ids, words, sparse=words.requires_grad)
             + w["embeddings.position"][: ids.shape[1]]
         )
         kind = w["embeddings.token_type"]

@@ -26,7 +26,9 @@ from dynsearch.quality.precision import autocast, training_dtype
 from dynsearch.quality.source import SupernetQuality
 from dynsearch.quality.supernet import (
     LABEL_SMOOTHING,
+    WORDS,
     Labelled,
+    Optimizers,
     Progress,
     Training,
     add_heads,
@@ -34,7 +36,6 @@ from dynsearch.quality.supernet import (
     is_trained,
     load_supernet,
     save_supernet,
-    schedule,
 )
 from dynsearch.quality.train_apart import run_apart
 from search_spaces.candidate import Candidate
@@ -162,16 +163,9 @@ def _train(
     state = {k: v.clone() for k, v in add_heads(config, weights, training.seed).items()}
     last = f"heads.{config.num_layers - 1}."
     for name, tensor in state.items():
-        tensor.requires_grad_(is_trained(name) and name.startswith(("layers.", last)))
+        tensor.requires_grad_(is_trained(name) and name.startswith((WORDS, "layers.", last)))
     model = DynamicEncoder(config, state)
-    body = [v for k, v in state.items() if v.requires_grad and not k.startswith("heads.")]
-    heads = [v for k, v in state.items() if v.requires_grad and k.startswith("heads.")]
-    rates = (training.learning_rate, training.head_learning_rate)
-    optimizer = torch.optim.AdamW(
-        [{"params": body, "lr": rates[0]}, {"params": heads, "lr": rates[1]}],
-        weight_decay=0.01,
-        fused=True,
-    )
+    optimizers = Optimizers(state, training)
     per_epoch = math.ceil(len(train.tokens) / training.batch)
     whole, width = training.epochs * per_epoch, piece_tokens(train.tokens)
     begun = whole if width else 0  # steps on pieces, as the supernet has them
@@ -181,9 +175,7 @@ def _train(
         texts, labels = take(train.tokens, rows), torch.from_numpy(train.labels[rows])
         if step < begun:
             texts = pieces(texts, width, rng)
-        for group, rate in zip(optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate * schedule(step / steps)
-        optimizer.zero_grad(set_to_none=True)
+        optimizers.zero_grad()
         for part, share in batch_parts(texts, np.arange(len(texts))):
             ids, n = texts.batch(part)
             with autocast(dtype):
@@ -194,8 +186,7 @@ def _train(
                 logits, labels[torch.from_numpy(part)], label_smoothing=LABEL_SMOOTHING
             )
             (loss * share).backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(body, 1.0)
-        optimizer.step()
+        optimizers.step(step / steps)
         if step >= begun and (step + 1) % per_epoch == 0:
             error = _error(model, early_stop)
             if error <= best:

@@ -47,6 +47,9 @@ SCHEMA_VERSION = 1
 DISTILL_TEMPERATURE = 2.0
 LABEL_SMOOTHING = 0.05
 EARLY = 1.5
+AGREEMENT_TEXTS = 1.5  # texts without labels in a step, relative to those with
+WORDS = "embeddings.word"
+WORD_RATE = 10.0  # learning rate of word embeddings, relative to that of the layers
 FROZEN = "embeddings."
 
 
@@ -164,8 +167,9 @@ def train_supernet(
     Each step runs the full network on labelled texts with a loss at every exit: cross-entropy,
     and distillation from the last exit. Odd steps add a sampled sub-network, skimmed and with few
     experts, distilled from the full network's last exit; even steps add texts without labels, on
-    which the exits learn to agree with the last one. Early exits weigh more: they are what a
-    search uses. Embeddings stay frozen. Expert means and routers are fitted in closed form
+    which the exits of the lower half learn to agree with the last one. Early exits weigh more:
+    they are what a search uses. Of the embeddings the words are trained, at a higher rate: they
+    are all that the first layers can lean on. Expert means and routers are fitted in closed form
     before, halfway and after. A batch of many tokens is taken in parts, its gradients added up.
     Layers run in bf16 or fp32, whichever is faster on this processor.
 
@@ -214,28 +218,19 @@ def _train(
     for name, tensor in state.items():
         tensor.requires_grad_(is_trained(name))
     model = DynamicEncoder(config, state)
-    body = [v for k, v in state.items() if is_trained(k) and not k.startswith("heads.")]
-    heads = [v for k, v in state.items() if k.startswith("heads.")]
-    rates = (training.learning_rate, training.head_learning_rate)
-    optimizer = torch.optim.AdamW(
-        [{"params": body, "lr": rates[0]}, {"params": heads, "lr": rates[1]}],
-        weight_decay=0.01,
-        fused=True,
-    )
+    optimizers = Optimizers(state, training)
     whole = training.epochs * math.ceil(len(train.tokens) / training.batch)
     width = piece_tokens(train.tokens)
     begun = whole if width else 0  # steps on pieces
     steps = begun + whole
-    more = endless(unlabelled or train.tokens, training.batch, rng)
+    more = endless(unlabelled or train.tokens, round(AGREEMENT_TEXTS * training.batch), rng)
     for step, rows in zip(range(steps), endless(train.tokens, training.batch, rng), strict=False):
         if step == begun + whole // 2:
             _refit(model, train.tokens)
         texts = Labelled(tokens=take(train.tokens, rows), labels=train.labels[rows])
         if step < begun:
             texts = replace(texts, tokens=pieces(texts.tokens, width, rng))
-        for group, rate in zip(optimizer.param_groups, rates, strict=True):
-            group["lr"] = rate * schedule(step / steps)
-        optimizer.zero_grad(set_to_none=True)
+        optimizers.zero_grad()
         plan = sample_plan(config, rng) if step % 2 else None
         loss = _labelled_step(model, texts, plan, dtype)
         if plan is None:
@@ -245,17 +240,50 @@ def _train(
                 others = take(unlabelled, next(more))
                 others = pieces(others, width, rng) if step < begun else others
             loss += _agreement_step(model, others, dtype)
-        torch.nn.utils.clip_grad_norm_(body, 1.0)
-        optimizer.step()
+        optimizers.step(step / steps)
         if progress is not None and step % 20 == 0:
             progress(step / steps, f"step {step} of {steps}, loss {loss:.3f}")
     done = {k: v.detach().clone() for k, v in state.items()}
     return config, fit_routers(config, done, train.tokens)
 
 
+class Optimizers:
+    """Adam for layers, heads and words, each at its rate, over the weights that ask for gradients.
+
+    Words have sparse gradients: a step changes those that were read, no others.
+    """
+
+    def __init__(self, state: Weights, training: Training) -> None:
+        self.words = state[WORDS]
+        trained = {k: v for k, v in state.items() if v.requires_grad and k != WORDS}
+        self.body = [v for k, v in trained.items() if not k.startswith("heads.")]
+        heads = [v for k, v in trained.items() if k.startswith("heads.")]
+        self._dense = torch.optim.AdamW(
+            [{"params": self.body}, {"params": heads}], lr=0.0, weight_decay=0.01, fused=True
+        )
+        self._sparse = torch.optim.SparseAdam([self.words], lr=1.0)
+        rate = training.learning_rate
+        groups = (*self._dense.param_groups, *self._sparse.param_groups)
+        rates = (rate, training.head_learning_rate, WORD_RATE * rate)
+        self._rates = list(zip(groups, rates, strict=True))
+
+    def zero_grad(self) -> None:
+        """Forget the gradients."""
+        self._dense.zero_grad(set_to_none=True)
+        self._sparse.zero_grad(set_to_none=True)
+
+    def step(self, done: float) -> None:
+        """Change the weights, when a share `done` of all steps is over."""
+        for group, rate in self._rates:
+            group["lr"] = rate * schedule(done)
+        torch.nn.utils.clip_grad_norm_(self.body, 1.0)
+        self._dense.step()
+        self._sparse.step()  # type: ignore[no-untyped-call]
+
+
 def is_trained(name: str) -> bool:
-    """Whether gradients change a weight: not embeddings, not routers."""
-    return not name.startswith(FROZEN) and ".router" not in name
+    """Whether gradients change a weight: of the embeddings only words, and no routers."""
+    return name == WORDS or not (name.startswith(FROZEN) or ".router" in name)
 
 
 def schedule(share: float) -> float:
@@ -301,20 +329,33 @@ def _labelled_step(model: DynamicEncoder, batch: Labelled, plan: Plan | None, dt
 
 
 def _agreement_step(model: DynamicEncoder, texts: Tokens, dtype: str) -> float:
-    """On texts without labels the exits learn to agree with the last one."""
+    """On texts without labels the exits of the lower half learn to agree with the last one.
+
+    Layers above them run without gradients, which is what pays for more texts.
+    """
     total, full = 0.0, full_plan(model.config)
+    pupils = max(1, min((full.depth + 1) // 2, full.depth - 1))
     for part, share in batch_parts(texts, np.arange(len(texts))):
-        logits = _all_logits(model, full, take(texts, part), dtype)
-        total += _backward(_soft_loss(logits[:, :-1], _soften(logits[:, -1])), share)
+        logits = _all_logits(model, full, take(texts, part), dtype, pupils)
+        total += _backward(_soft_loss(logits[:, :pupils], _soften(logits[:, -1])), share)
     return total
 
 
-def _all_logits(model: DynamicEncoder, plan: Plan, texts: Tokens, dtype: str) -> Tensor:
-    """Logits [B, L, C] of every exit head, float32, with gradients; layers run in `dtype`."""
+def _all_logits(
+    model: DynamicEncoder, plan: Plan, texts: Tokens, dtype: str, pupils: int | None = None
+) -> Tensor:
+    """Logits [B, L, C] of every exit head, float32, with gradients; layers run in `dtype`.
+
+    Those above the first `pupils` have no gradients.
+    """
     everyone = np.arange(len(texts))
     with autocast(dtype):
-        pooled = model.pooled(plan, *texts.batch(everyone), texts.batch_types(everyone))
-    return torch.stack([model.head(i, p.float()) for i, p in enumerate(pooled)], dim=1)
+        pooled = model.pooled(plan, *texts.batch(everyone), texts.batch_types(everyone), pupils)
+    logits = []
+    for i, states in enumerate(pooled):
+        with torch.set_grad_enabled(pupils is None or i < pupils):
+            logits.append(model.head(i, states.float()))
+    return torch.stack(logits, dim=1)
 
 
 def _soften(logits: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dynsearch.models.weights import encoder_config, norm_eps, read_pretrained
-from dynsearch.quality.supernet import save_supernet, train_supernet
+from dynsearch.quality.supernet import AGREEMENT_TEXTS, save_supernet, train_supernet
 from search_spaces.errors import DynsearchError
 
 if TYPE_CHECKING:
@@ -122,5 +122,5 @@ def _unlabelled_tokens(material: Material) -> Tokens | None:
         material.tokenizer,
         like=train.lengths,
         max_len=training.max_len,
-        rows=training.epochs * len(train) // 2,
+        rows=round(AGREEMENT_TEXTS * training.epochs * len(train) / 2),
     )

@@ -22,16 +22,19 @@ from dynsearch.quality.data import read_examples
 from dynsearch.quality.source import SupernetQuality
 from dynsearch.quality.splits import split_examples
 from dynsearch.quality.supernet import (
+    WORDS,
     Labelled,
     Training,
+    _agreement_step,
     add_heads,
+    is_trained,
     load_supernet,
     sample_plan,
     save_supernet,
     supernet_key,
     train_supernet,
 )
-from dynsearch.testing import tiny_data, tiny_model
+from dynsearch.testing import tiny_data, tiny_model, tiny_texts
 from search_spaces.candidate import Candidate, Exits, Experts, Skim
 from search_spaces.errors import InputError
 
@@ -81,11 +84,27 @@ def test_training_is_a_function_of_seed_and_data(folder, splits):
         assert torch.equal(tensor, two[name]), name
 
 
-def test_embeddings_stay_as_they_were(folder, quality):
-    before = read_pretrained(folder)
+def test_of_the_embeddings_only_words_that_were_read_are_trained(folder, splits, quality):
+    before, after = read_pretrained(folder), quality.weights
     for name in before:
-        if name.startswith("embeddings."):
-            assert torch.equal(before[name], quality.weights[name])
+        if name.startswith("embeddings.") and name != WORDS:
+            assert torch.equal(before[name], after[name])
+    moved = (before[WORDS] != after[WORDS]).any(dim=1)
+    read = np.unique(splits["train"].tokens.ids)
+    assert read.size < len(moved)
+    assert set(torch.nonzero(moved)[:, 0].tolist()) == set(read.tolist())
+
+
+def test_layers_above_the_pupils_have_no_gradients(folder):
+    config = encoder_config(read_backbone(folder), num_classes=2, norm_eps=1e-12)
+    state = {k: v.clone() for k, v in add_heads(config, read_pretrained(folder), 0).items()}
+    for name, tensor in state.items():
+        tensor.requires_grad_(is_trained(name))
+    texts = tokenize(load_tokenizer(folder), [t for t, _ in tiny_texts(6)], 24)
+    _agreement_step(DynamicEncoder(config, state), texts, "fp32")
+    learnt = {name.split(".")[1] for name, v in state.items() if v.grad is not None}
+    assert learnt == {"0", "1", "word"}  # the lower half of four layers
+    assert state[WORDS].grad.is_sparse
 
 
 def test_sampled_sub_networks_are_legal_and_varied(quality):
@@ -179,7 +198,7 @@ def test_real_execution_answers_what_the_trace_says(folder, quality, name, batch
     want = np.where(sure[:, 0] >= at[0], 1, np.where(sure[:, 2] >= at[1], 3, 4))
     gaps = np.minimum(trace.aux["skim_gap"].min(1), trace.aux["router_gap"].min(1))
     tie = (np.abs(sure[:, [0, 2]] - at) <= 1e-5).any(1) | (gaps <= 1e-5)
-    assert tie.mean() <= 0.02
+    assert tie.mean() <= 0.05
     model, plan = quality.encoder("fp32"), plan_of(policy)
     tokens = quality.splits["report"].tokens
     for rows in tokens.batches(batch=1 if batching == "serial" else 8, sort=True):
