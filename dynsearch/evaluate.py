@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,7 +18,8 @@ from cost_models.device import Device
 from cost_models.memory import peak_bytes
 from dynsearch.quality.trace import Trace
 from dynsearch.search.inner import InnerProblem, search_inner
-from dynsearch.search.types import DeviceFront, PassFronts, PassInner
+from dynsearch.search.screen import shallowest
+from dynsearch.search.types import Deepest, DeviceFront, PassFronts, PassInner
 from dynsearch.sim.layer_cost import LayerCost, build_layer_cost
 from dynsearch.sim.ranking import Ranking
 from dynsearch.sim.replay import Replayer
@@ -26,7 +27,6 @@ from search_spaces.candidate import (
     Candidate,
     PolicyBatch,
     stack,
-    static_policies,
     tokens_per_layer,
     with_policies,
 )
@@ -127,8 +127,8 @@ def build(spec: Mapping[str, Any]) -> PassInner:
     return end_of_pass
 
 
-def build_depth(spec: Mapping[str, Any]) -> Callable[[Candidate], int]:
-    """How many layers of a setting are worth running, from the keys that `inner_spec` gives.
+def build_depth(spec: Mapping[str, Any]) -> Deepest:
+    """How many layers of settings are worth running, from the keys that `inner_spec` gives.
 
     A policy costs at least as much worst-case latency and memory as its depth without early
     exits, so deeper layers than fit the budgets on some device are reached by no policy.
@@ -137,27 +137,24 @@ def build_depth(spec: Mapping[str, Any]) -> Callable[[Candidate], int]:
         devices=spec["devices"], workload=spec["workload"], num_classes=spec["num_classes"]
     )
     space: InnerSpace = spec["inner_space"]
+    depths = np.arange(space.min_depth, space.max_depth + 1)
 
-    def deepest(outer: Candidate) -> int:
-        depths = np.arange(space.min_depth, space.max_depth + 1)
-        policies = static_policies(
-            depths,
-            num_layers=outer.backbone.num_layers,
-            exit_batching=space.exit_batching[0],
+    def deepest(outer: Sequence[Candidate]) -> NDArray[np.int64]:
+        static = [shallowest(candidate, int(d)) for candidate in outer for d in depths]
+        found = cost_candidates(
+            stack(static),
+            devices=scene.devices,
+            workload=scene.workload,
+            num_classes=scene.num_classes,
         )
-        workload = scene.workload
-        worst = scene.layer_cost(outer).worst_s(
-            policies, batch=workload.batch, max_len=workload.max_len
-        )
-        costs = {"latency_worst_s": worst, "peak_bytes": scene.peak_bytes(outer, policies)[None]}
-        fits = np.zeros(depths.size, dtype=bool)
+        fits = np.zeros(len(static), dtype=bool)
         for d, device in enumerate(scene.devices):
-            here = np.ones(depths.size, dtype=bool)
-            for name, limit in spec["budgets"].get(device.name, {}).items():
-                if name in costs:
-                    here &= np.broadcast_to(costs[name], worst.shape)[d] <= limit
-            fits |= here
-        return int(depths[fits].max(initial=space.min_depth))
+            limits = spec["budgets"].get(device.name, {})
+            costs = {"latency_worst_s": found.latency_worst_s[d], "peak_bytes": found.peak_bytes}
+            here = [costs[name] <= limit for name, limit in limits.items() if name in costs]
+            fits |= np.all(here, axis=0) if here else True
+        deep = np.where(fits.reshape(len(outer), depths.size), depths, space.min_depth)
+        return np.asarray(deep.max(axis=1), dtype=np.int64)
 
     return deepest
 

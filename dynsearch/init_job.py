@@ -216,6 +216,7 @@ def _job_text(seen: Seen, *, model: Path, data: Path, out: Path, text: str, labe
         f"file = {_quoted(_relative(data, out.parent))}",
         f"text = {_quoted(text)}",
         f"label = {_quoted(label)}",
+        '# also = "more.csv"                # labelled texts that training alone reads',
         '# unlabelled = "more.txt"          # texts without labels make early exits better',
         "",
         "[training]",

@@ -235,8 +235,10 @@ def _with_absolute_paths(job: Job, base: Path) -> Job:
 
     model = job.model.model_copy(update={"folder": absolute(job.model.folder)})
     data = job.data.model_copy(update={"file": absolute(job.data.file)})
-    if data.package is None:  # else it is a subset of the package
-        data = data.model_copy(update={"unlabelled": absolute(data.unlabelled)})
+    if data.package is None:  # else they are subsets of the package
+        data = data.model_copy(
+            update={"unlabelled": absolute(data.unlabelled), "also": absolute(data.also)}
+        )
     devices = tuple(device_path(name, base) for name in job.devices)
     scored = tuple(device_path(name, base) for name in job.score_on)
     return job.model_copy(

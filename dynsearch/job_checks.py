@@ -90,13 +90,14 @@ def check_data(data: Mapping[str, Any], base: Path) -> None:
         raise InputError.one("job", "data.file", f'"{file}"', "no such file; check the path")
     if isinstance(package, str) and package and file is None:
         package_folder(package)
-    more = data.get("unlabelled")
-    if (
-        isinstance(more, str)
-        and package is None
-        and not (base / Path(more).expanduser()).is_file()
-    ):
-        raise InputError.one("job", "data.unlabelled", f'"{more}"', "no such file; check the path")
+    for key in ("also", "unlabelled"):
+        more = data.get(key)
+        if (
+            isinstance(more, str)
+            and package is None
+            and not (base / Path(more).expanduser()).is_file()
+        ):
+            raise InputError.one("job", f"data.{key}", f'"{more}"', "no such file; check the path")
 
 
 def read_geometry(model: Mapping[str, Any], base: Path) -> Backbone:

@@ -102,6 +102,12 @@ class DataTable(Table):
         "file, or another subset of `package`",
     )
 
+    also: str | None = Field(
+        default=None,
+        description="More labelled texts, read in training alone: a JSONL or CSV file with the "
+        "columns and labels of `file`, or another subset of `package`",
+    )
+
     @model_validator(mode="after")
     def _one_source(self) -> Self:
         _exactly_one("data", {"file": self.file, "package": self.package})

@@ -194,6 +194,23 @@ class SearchSpace:
             out["granularity"] = self.table.experts.granularity[0]
         return out
 
+    def cut(self, params: Mapping[str, Any], depth: int) -> Params:
+        """Canonical form where no input sees more than the first `depth` layers.
+
+        Knobs of the layers below have no effect and take their first value.
+
+        Raises:
+            InputError: as `normalise`.
+        """
+        out = self.normalise(params)
+        for layer in self.skim_layers:
+            if layer > depth:
+                out[f"keep_after_{layer}"] = out.get(f"keep_after_{layer - 1}", 1.0)
+        for lo, hi in self.expert_groups:
+            if lo > depth:
+                out[f"experts_{lo}_{hi}"] = 1
+        return self.normalise(out)
+
     def decode(self, params: Mapping[str, Any]) -> Candidate:
         """The candidate of an outer setting: full depth, no exits.
 

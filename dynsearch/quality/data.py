@@ -48,8 +48,19 @@ class Examples:
             [self.texts[i] for i in rows], [self.classes[i] for i in rows], self.labels
         )
 
-    def sha256(self) -> str:
-        """Content hash of texts and labels."""
+    def joined(self, other: Examples) -> Examples:
+        """These examples, then those of `other`, which has the same labels."""
+        return Examples(self.texts + other.texts, self.classes + other.classes, self.labels)
+
+    def relabelled(self, labels: tuple[str, ...]) -> Examples:
+        """The same examples with class numbers that point into `labels`."""
+        number = [labels.index(name) for name in self.labels]
+        return Examples(self.texts, [number[k] for k in self.classes], labels)
+
+    def sha256(self, also: Examples | None = None) -> str:
+        """Content hash of texts and labels, those of `also` included."""
+        if also is not None:
+            return hashlib.sha256(f"{self.sha256()}{also.sha256()}".encode()).hexdigest()
         digest = hashlib.sha256("\0".join(self.labels).encode())
         for text, k in zip(self.texts, self.classes, strict=True):
             content = f"\2{text}" if isinstance(text, str) else f"\3{json.dumps(text)}"

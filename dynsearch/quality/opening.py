@@ -17,7 +17,7 @@ from dynsearch.models.tokens import load_tokenizer, tokenize
 from dynsearch.models.weights import file_sha256, model_sha256, read_backbone, weights_path
 from dynsearch.quality import data
 from dynsearch.quality.source import SupernetQuality
-from dynsearch.quality.splits import FEW_ROWS, PRESETS, split_examples
+from dynsearch.quality.splits import FEW_ROWS, PRESETS, split_examples, unseen
 from dynsearch.quality.supernet import (
     Labelled,
     Training,
@@ -88,6 +88,10 @@ def open_material(job: Job) -> Material:
     parts = split_examples(
         examples, PRESETS.get(job.data.subset) if job.data.package else None, file=_data_name(job)
     )
+    also = _also(job, examples)
+    if also is not None:
+        parts["train"] = parts["train"].joined(also)
+    labelled_sha256 = examples.sha256(also)
     unlabelled = _unlabelled(job, examples)
     tokenizer = load_tokenizer(folder)
     splits = {
@@ -107,8 +111,8 @@ def open_material(job: Job) -> Material:
         space=space,
         folder=folder,
         model_sha256=model_sha256(folder),
-        data_sha256=unlabelled.sha256(examples.sha256()) if unlabelled else examples.sha256(),
-        labelled_sha256=examples.sha256(),
+        data_sha256=unlabelled.sha256(labelled_sha256) if unlabelled else labelled_sha256,
+        labelled_sha256=labelled_sha256,
         labels=examples.labels,
         text_columns=job.data.text_columns,
         splits=splits,
@@ -167,6 +171,27 @@ def _unlabelled(job: Job, examples: data.Examples) -> Unlabelled | None:
     else:
         texts = _single(data.read_package(job.data.package, source, key="data.unlabelled"))
     return Unlabelled(texts=texts, labelled=_single(examples))
+
+
+def _also(job: Job, examples: data.Examples) -> data.Examples | None:
+    """Labelled texts that training alone reads, without those of any split of `examples`."""
+    source = job.data.also
+    if source is None:
+        return None
+    if job.data.package is None:
+        more = data.read_examples(Path(source), text=job.data.text, label=job.data.label)
+    else:
+        more = data.read_package(job.data.package, source, key="data.also")
+    strange = [name for name in more.labels if name not in examples.labels]
+    if strange:
+        raise InputError.one(
+            job.source,
+            "data.also",
+            source,
+            f'has the label "{strange[0]}", which the other texts lack; they have: '
+            f"{', '.join(examples.labels)}",
+        )
+    return unseen(more.relabelled(examples.labels), examples)
 
 
 def _single(examples: data.Examples) -> list[str]:

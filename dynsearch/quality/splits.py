@@ -52,6 +52,20 @@ def normalise(text: Text) -> str:
     return " ".join(unicodedata.normalize("NFKC", text).lower().split())
 
 
+def unseen(more: Examples, examples: Examples) -> Examples:
+    """Distinct examples of `more` whose texts are not among `examples`, ordered by content."""
+    known, first = _first_rows(examples), _first_rows(more)
+    return more.subset([first[key] for key in sorted(first) if key not in known])
+
+
+def _first_rows(examples: Examples) -> dict[str, int]:
+    """Row of the first text of each content, by its sha256."""
+    first: dict[str, int] = {}
+    for i, text in enumerate(examples.texts):
+        first.setdefault(hashlib.sha256(normalise(text).encode()).hexdigest(), i)
+    return first
+
+
 def split_examples(
     examples: Examples, sizes: SplitSizes | None = None, *, file: str = "data"
 ) -> dict[str, Examples]:
@@ -62,9 +76,7 @@ def split_examples(
     Raises:
         InputError: fewer than 200 search or report rows, or nothing left to train on.
     """
-    first: dict[str, int] = {}
-    for i, text in enumerate(examples.texts):
-        first.setdefault(hashlib.sha256(normalise(text).encode()).hexdigest(), i)
+    first = _first_rows(examples)
     order = [first[key] for key in sorted(first)]
     sizes = sizes or sizes_for(len(order))
     counts = [sizes.report, sizes.calibrate, sizes.search, sizes.early_stop]

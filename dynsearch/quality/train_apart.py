@@ -94,7 +94,7 @@ def _train_into(progress: Progress, folder: Path, material: Material) -> None:
         material.splits["train"],
         material.training,
         progress,
-        _unlabelled_tokens(material),
+        unlabelled_tokens(material),
     )
     vocabulary = material.folder / "tokenizer.json"
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -113,7 +113,7 @@ def _train_into(progress: Progress, folder: Path, material: Material) -> None:
         vocabulary.unlink()
 
 
-def _unlabelled_tokens(material: Material) -> Tokens | None:
+def unlabelled_tokens(material: Material) -> Tokens | None:
     """As many texts without labels as training looks at, once each."""
     if material.unlabelled is None:
         return None

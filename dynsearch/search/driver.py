@@ -29,7 +29,7 @@ from dynsearch.errors import DynsearchError
 from dynsearch.export.records import HypervolumeStep
 from dynsearch.quality.trace import Trace, load_trace
 from dynsearch.search import runs
-from dynsearch.search.encoding import full_setting, make_codec, setting_key
+from dynsearch.search.encoding import first_settings, full_setting, make_codec, setting_key
 from dynsearch.search.front_study import write_front_study
 from dynsearch.search.fronts import MergedFront
 from dynsearch.search.ledger import (
@@ -46,14 +46,14 @@ from dynsearch.search.study import (
     Book,
     counts,
     enqueue,
-    known_settings,
     open_book,
     requeue,
     running,
     set_attr,
+    settings_of,
     tell_failed,
 )
-from dynsearch.search.types import OuterSpace, Params, QualitySource, SearchProblem
+from dynsearch.search.types import OuterSpace, Params, QualitySource, SearchProblem, build_depth
 from dynsearch.search.workers import Executor, Outcome, PassTask, open_executor
 
 _LOG = logging.getLogger(__name__)
@@ -163,10 +163,16 @@ def run_search(
         runs.mend_journal(run)
         book = open_book(run, options.storage, make_codec(space), problem)
         interrupted = stack.enter_context(_sigint())
+        gate = Gate(codec=book.codec, screen=screen, deepest=build_depth(problem.inner_spec))
+        gate.add(settings_of(book))
+        if [trial.state for trial in book.trials()] == [TrialState.WAITING]:
+            for setting in gate.free(first_settings(book.codec)):
+                enqueue(book, setting)
+                gate.add([setting])
         session = _Session(
             book=book,
             ledger=open_ledger(run, book, problem, quality.weights_hash),
-            gate=Gate(codec=book.codec, screen=screen, known=known_settings(book)),
+            gate=gate,
             options=options,
             progress=progress or (lambda state: None),
             should_stop=lambda: interrupted() or (should_stop is not None and should_stop()),
@@ -276,7 +282,7 @@ def _ask(session: _Session) -> PassTask | None:
     if gate.rejected.total() > before:
         set_attr(book, _REJECTED, dict(gate.rejected))
     setting = book.codec.decode(trial.params)
-    gate.known.add(setting_key(setting))
+    gate.add([setting])
     session.under_way[trial.number] = trial
     return _task(session, trial.number, setting, None)
 

@@ -123,6 +123,18 @@ def full_setting(codec: SpaceCodec) -> Params:
     return dict(codec.space.normalise(codec.space.full_params()))
 
 
+def first_settings(codec: SpaceCodec) -> list[Params]:
+    """The full network, then the same in the other number formats of the space.
+
+    What exits bring in a format cannot be told from settings of another one.
+    """
+    full = full_setting(codec)
+    knob = next((knob for knob in codec.knobs if knob.name == "dtype"), None)
+    formats = [] if knob is None else _values(knob) or []
+    others = [dict(codec.space.normalise({**full, "dtype": d})) for d in formats]
+    return [full, *(s for s in others if s != full)]
+
+
 def _knob(name: str, domain: Domain) -> Knob:
     if isinstance(domain, IntRange):
         return Knob(name, IntDistribution(domain.low, domain.high, step=domain.step))

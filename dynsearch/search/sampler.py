@@ -28,7 +28,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
 from dynsearch.search.encoding import SpaceCodec, setting_key
-from dynsearch.search.types import Params
+from dynsearch.search.types import Deepest, Params
 from search_spaces.candidate import Candidate
 from search_spaces.errors import InputError
 
@@ -66,25 +66,36 @@ def make_sampler(kind: str, seed: int) -> BaseSampler:
 
 @dataclass(slots=True)
 class Gate:
-    """The free check: which settings may become trials, and how many were turned away."""
+    """The free check: which settings may become trials, and how many were turned away.
+
+    A setting is known when it was tried, or another one was that differs from it only in layers
+    that no policy within the budgets reaches.
+    """
 
     codec: SpaceCodec
     screen: Screen | None = None
-    known: set[str] = field(default_factory=set)  # keys of settings that are or were trials
+    deepest: Deepest | None = None
     rejected: Counter[str] = field(default_factory=Counter)
+    _known: set[str] = field(default_factory=set)  # what tells settings apart, of all trials
+    _told_apart_by: dict[str, str] = field(default_factory=dict)
     _screened: dict[str, bool] = field(default_factory=dict)
     _grid: list[Params] | None = None
     _grid_made: bool = False
 
     def refuse(self, setting: Params) -> str | None:
         """Why a normalised setting may not be tried ("known" or "budget"), None if it may."""
-        if setting_key(setting) in self.known:
+        if self._identities([setting])[0] in self._known:
             return "known"
         return "budget" if self._breaks_budget([setting])[0] else None
 
+    def add(self, settings: Sequence[Params]) -> None:
+        """From now on these normalised settings are known."""
+        self._known |= set(self._identities(settings))
+
     def free(self, settings: Sequence[Params]) -> list[Params]:
         """Those of the normalised settings that may be tried."""
-        unknown = [s for s in settings if setting_key(s) not in self.known]
+        identities = self._identities(settings)
+        unknown = [s for s, i in zip(settings, identities, strict=True) if i not in self._known]
         broken = self._breaks_budget(unknown)
         return [s for s, bad in zip(unknown, broken, strict=True) if not bad]
 
@@ -118,6 +129,19 @@ class Gate:
         if not self._grid_made:
             self._grid, self._grid_made = self.codec.grid(GRID_LIMIT), True
         return self._grid
+
+    def _identities(self, settings: Sequence[Params]) -> list[str]:
+        """What tells normalised settings apart: all that the layers say that can be reached."""
+        keys = [setting_key(s) for s in settings]
+        if self.deepest is None:
+            return keys
+        new = {k: s for k, s in zip(keys, settings, strict=True) if k not in self._told_apart_by}
+        if new:
+            space = self.codec.space
+            depths = self.deepest([space.decode(s) for s in new.values()])
+            for (key, setting), depth in zip(new.items(), depths.tolist(), strict=True):
+                self._told_apart_by[key] = f"{setting_key(space.cut(setting, depth))}-{depth}"
+        return [self._told_apart_by[k] for k in keys]
 
     def _breaks_budget(self, settings: Sequence[Params]) -> list[bool]:
         if self.screen is None:

@@ -22,7 +22,7 @@ from optuna.storages.journal._file import get_lock_file
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
-from dynsearch.search.encoding import SpaceCodec, full_setting, setting_key
+from dynsearch.search.encoding import SpaceCodec, full_setting
 from dynsearch.search.runs import Run
 from dynsearch.search.types import NUM_ANCHORS, Params, PassFronts, SearchProblem
 from search_spaces.errors import InputError
@@ -303,7 +303,7 @@ def counts(book: Book) -> tuple[int, int]:
     return len(book.trials(TrialState.COMPLETE)), len(failed)
 
 
-def known_settings(book: Book) -> set[str]:
-    """Keys of all settings that are or were trials, whatever became of them."""
+def settings_of(book: Book) -> list[Params]:
+    """All settings that are or were trials, whatever became of them."""
     settings = (book.setting(trial) for trial in book.trials())
-    return {setting_key(setting) for setting in settings if setting is not None}
+    return [setting for setting in settings if setting is not None]

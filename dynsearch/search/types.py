@@ -6,7 +6,7 @@ The driver and the workers know a model only as a `QualitySource` and the replay
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, Protocol, Self
@@ -60,6 +60,9 @@ class OuterSpace(Protocol):
     def decode(self, params: Mapping[str, Any]) -> Candidate:
         """The candidate of a setting, at full depth without exits."""
 
+    def cut(self, params: Mapping[str, Any], depth: int) -> Params:
+        """The setting with the knobs of layers below the first `depth` at their defaults."""
+
     def full_params(self) -> Params:
         """The setting of the full network."""
 
@@ -90,6 +93,7 @@ class PassFronts:
 
 
 PassInner = Callable[[Candidate, Trace], PassFronts]
+Deepest = Callable[[Sequence[Candidate]], NDArray[np.int64]]  # layers worth running [B]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,12 +133,12 @@ def build_inner(spec: Mapping[str, Any]) -> PassInner:
     return inner
 
 
-def build_depth(spec: Mapping[str, Any]) -> Callable[[Candidate], int] | None:
-    """How many layers of a setting are worth running; None where a spec does not say."""
+def build_depth(spec: Mapping[str, Any]) -> Deepest | None:
+    """How many layers of settings are worth running; None where a spec does not say."""
     if "depth" not in spec:
         return None
-    depth: Callable[[Candidate], int] = resolve(str(spec["depth"]))(spec)
-    return depth
+    deepest: Deepest = resolve(str(spec["depth"]))(spec)
+    return deepest
 
 
 def target_of(thing: type) -> str:

@@ -117,7 +117,7 @@ class PassWorker:
         """
         start = time.perf_counter()
         if trace is None and reference is not None and self._depth is not None:
-            outer = replace(outer, depth=self._depth(outer))
+            outer = replace(outer, depth=int(self._depth([outer])[0]))
         recorded = trace
         if recorded is None:
             with contextlib.nullcontext() if reference is not None else all_cores():

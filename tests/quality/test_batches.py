@@ -50,12 +50,13 @@ def test_pieces_come_from_every_part_of_a_text():
 def test_only_long_texts_are_cut():
     assert piece_tokens(numbered([LONG_TOKENS] * 5)) == 0
     assert piece_tokens(numbered([LONG_TOKENS + 4] * 5)) == (LONG_TOKENS + 4) // 4
-    assert piece_tokens(numbered([20, 20, 20, 400, 400])) == 0
+    assert piece_tokens(numbered([20] * 21 + [400])) == 0  # most tokens stand in short texts
+    assert piece_tokens(numbered([20] * 19 + [400])) == 100
 
 
 def test_training_on_long_texts_begins_with_as_many_epochs_of_pieces(tmp_path, monkeypatch):
     folder = tiny_model(tmp_path / "model")
-    texts = [" ".join([t] * 3) for t, _ in tiny_texts(40)]
+    texts = [" ".join([t] * 5) for t, _ in tiny_texts(40)]
     tokens = tokenize(load_tokenizer(folder), texts, 64)
     monkeypatch.setattr(batches, "LONG_TOKENS", 16)
     width = piece_tokens(tokens)

@@ -17,7 +17,7 @@ from toy_problem import BYTES, TINY_SPACE, ToyQuality, layer_cost, toy_problem, 
 
 from dynsearch.errors import InputError
 from dynsearch.search import runs, study
-from dynsearch.search.encoding import full_setting, make_codec, setting_key
+from dynsearch.search.encoding import first_settings, full_setting, make_codec, setting_key
 from dynsearch.search.fronts import as_merged, load_fronts, merge, policy_hash, save_fronts, thin
 from dynsearch.search.sampler import SAMPLERS, Gate, ask_sampler, make_sampler
 from dynsearch.search.screen import hopeless, shallowest
@@ -159,6 +159,8 @@ def test_a_large_or_continuous_space_has_no_grid() -> None:
 
 # the gate and the samplers
 
+KEEPS = ("keep_after_1", "keep_after_3")
+
 
 def test_every_sampler_is_kept_out_of_known_and_hopeless_settings(run: runs.Run) -> None:
     codec = make_codec(toy_space(TINY_SPACE))
@@ -166,12 +168,13 @@ def test_every_sampler_is_kept_out_of_known_and_hopeless_settings(run: runs.Run)
     assert grid is not None
     left = grid[3]
     for i, kind in enumerate(SAMPLERS):
-        known = {setting_key(s) for s in grid if s != left and s["dtype"] == left["dtype"]}
+        known = [s for s in grid if s != left and s["dtype"] == left["dtype"]]
 
         def screen(outer: list[Any]) -> Any:
             return np.array([c.dtype != left["dtype"] for c in outer])
 
-        gate = Gate(codec=codec, screen=screen, known=known)
+        gate = Gate(codec=codec, screen=screen)
+        gate.add(known)
         reserve = gate.reserve(np.random.default_rng(0))
         assert reserve == left
         s = optuna.create_study(directions=["minimize"] * 3)
@@ -180,9 +183,48 @@ def test_every_sampler_is_kept_out_of_known_and_hopeless_settings(run: runs.Run)
         assert len(s.trials) == 1
 
 
+def test_settings_that_differ_only_in_layers_out_of_reach_are_one() -> None:
+    space = {"skim": {"layers": [1, 3], "keep": [1.0, 0.5]}, "exits": {"layers": [1, 2]}}
+    codec = make_codec(toy_space(space))
+    plain = codec.space.full_params()
+    early, late = (dict(codec.space.normalise(plain | {k: 0.5})) for k in KEEPS)
+    for depth, same in ((4, False), (3, False), (2, True)):
+        gate = Gate(codec=codec, deepest=lambda outer, d=depth: np.full(len(outer), d))
+        gate.add([plain])
+        assert gate.refuse(early) is None
+        assert gate.refuse(late) == ("known" if same else None)
+        assert gate.free([late]) == ([] if same else [late])
+        gate.add([early])
+        assert gate.refuse(early) == "known"
+
+
+def test_settings_whose_reach_differs_are_two() -> None:
+    codec = make_codec(toy_space({"skim": {"layers": [1, 3], "keep": [1.0, 0.5]}}))
+    plain = codec.space.full_params()
+    late = dict(codec.space.normalise(plain | {KEEPS[1]: 0.5}))
+
+    def deepest(outer: list[Any]) -> Any:
+        return np.array([4 if candidate.skim else 2 for candidate in outer])
+
+    gate = Gate(codec=codec, deepest=deepest)
+    gate.add([plain])
+    assert gate.refuse(late) is None
+
+
+def test_a_search_begins_with_the_full_network_in_every_format() -> None:
+    codec = make_codec(toy_space(TINY_SPACE))
+    plain = codec.space.full_params()
+    assert first_settings(codec)[0] == full_setting(codec)
+    assert [s["dtype"] for s in first_settings(codec)] == ["fp32", "bf16"]
+    assert all(s | {"dtype": "fp32"} == plain for s in first_settings(codec))
+    alone = make_codec(toy_space(TINY_SPACE | {"dtype": ["fp32"]}))
+    assert first_settings(alone) == [plain]
+
+
 def test_an_exhausted_space_has_no_reserve() -> None:
     codec = make_codec(toy_space(TINY_SPACE))
-    gate = Gate(codec=codec, known={setting_key(s) for s in codec.grid(100) or ()})
+    gate = Gate(codec=codec)
+    gate.add(codec.grid(100) or [])
     assert gate.reserve(np.random.default_rng(0)) is None
 
 
@@ -200,7 +242,8 @@ def test_the_stand_in_is_the_free_setting_nearest_to_the_wish() -> None:
     rng = np.random.default_rng(1)
     grid = codec.grid(10_000) or []
     known = {setting_key(s) for s in grid[::2]}
-    gate = Gate(codec=codec, known=known)
+    gate = Gate(codec=codec)
+    gate.add(grid[::2])
     wish = grid[10]
     found = gate.nearest(wish, grid[1], rng)
     free = [s for s in grid if setting_key(s) not in known]
@@ -210,7 +253,8 @@ def test_the_stand_in_is_the_free_setting_nearest_to_the_wish() -> None:
 def test_rejected_proposals_are_counted_by_reason() -> None:
     codec = make_codec(toy_space(TINY_SPACE))
     grid = codec.grid(100) or []
-    gate = Gate(codec=codec, known={setting_key(s) for s in grid[:-1]})
+    gate = Gate(codec=codec)
+    gate.add(grid[:-1])
     s = optuna.create_study(directions=["minimize"] * 3)
     s.sampler = ask_sampler("random", gate, grid[-1], (0, 0, 0))
     s.ask(codec.distributions)
@@ -417,4 +461,4 @@ def test_all_states_count_as_known(run: runs.Run) -> None:
     book.study.ask(codec.distributions)
     study.tell_failed(book, book.study.ask(codec.distributions), "no")
     expected = {setting_key(s) for s in itertools.chain([full_setting(codec)], grid[:3])}
-    assert study.known_settings(book) == expected
+    assert {setting_key(s) for s in study.settings_of(book)} == expected

@@ -25,6 +25,7 @@ from search_spaces import (
     check,
     load_backbone,
 )
+from search_spaces.candidate import stack
 from search_spaces.exits import exit_criterion
 
 BACKBONE = load_backbone("minilm-l6")
@@ -121,6 +122,33 @@ def test_encode_undoes_decode_and_normalise_is_canonical_on_every_setting() -> N
         # one canonical form per network
         assert by_candidate.setdefault(candidate, normal) == normal
     assert len(by_candidate) == SPACE.outer_size()
+
+
+def test_cutting_is_canonical_for_what_the_first_layers_do() -> None:
+    for depth in range(1, 7):
+        found: dict[Any, dict[str, Any]] = {}
+        for params in all_settings(SPACE):
+            cut = SPACE.cut(params, depth)
+            assert SPACE.cut(cut, depth) == cut
+            said = what_layers_do(params, depth)
+            assert what_layers_do(cut, depth) == said
+            assert found.setdefault(said, cut) == cut
+        if depth == 6:
+            assert len(found) == SPACE.outer_size()
+
+
+def what_layers_do(params: dict[str, Any], depth: int) -> Any:
+    candidate = SPACE.decode(params)
+    batch = stack([candidate])
+    routed = bool((batch.top_k[0, :depth] < batch.num_experts[0, :depth]).any())
+    return (
+        candidate.dtype,
+        candidate.pooling,
+        batch.keep_rate[0, :depth].tobytes(),
+        batch.num_experts[0, :depth].tobytes(),
+        batch.top_k[0, :depth].tobytes(),
+        candidate.moe.granularity if candidate.moe and routed else None,
+    )
 
 
 def test_keep_rates_never_increase_after_decoding() -> None:
