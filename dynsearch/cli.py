@@ -217,6 +217,9 @@ def gains(
     trials: Trials = None,
     rows: Annotated[int, typer.Option(min=1, help="Texts timed for each configuration.")] = 400,
     repeats: Annotated[int, typer.Option(min=1, help="Repeats of the timing.")] = 5,
+    all_formats: Annotated[
+        bool, typer.Option(help="Search number formats that are slower than fp32 here, too.")
+    ] = False,
     json_: Json = False,
     quiet: Quiet = False,
 ) -> int:
@@ -233,6 +236,7 @@ def gains(
             trials=trials,
             rows=rows,
             repeats=repeats,
+            all_formats=all_formats,
             progress=progress,
         )
     return _finish(ctx, result, command.show)

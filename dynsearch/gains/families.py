@@ -8,6 +8,7 @@ from pathlib import Path
 
 from dynsearch.evaluate import build, inner_spec
 from dynsearch.front_points import FullNetwork
+from dynsearch.gains.remembered import RememberingQuality
 from dynsearch.job import Job
 from dynsearch.main_job import make_run, run_passes
 from dynsearch.opened import Opened, open_all, pass_fronts
@@ -34,8 +35,16 @@ class Searched:
     traces: dict[int, Path]  # of the search rows
 
 
-def family_job(job: Job, material: Material, family: str, *, seed: int, trials: int | None) -> Job:
-    """`job` narrowed to a family, on this machine alone, without budgets.
+def family_job(
+    job: Job,
+    material: Material,
+    family: str,
+    *,
+    formats: Sequence[str],
+    seed: int,
+    trials: int | None,
+) -> Job:
+    """`job` narrowed to a family and `formats`, on this machine alone, without budgets.
 
     The supernet stays the joint job's: its expert counts are written down. Budgets are left out
     because they would forbid the families without exits, which run all layers.
@@ -50,7 +59,7 @@ def family_job(job: Job, material: Material, family: str, *, seed: int, trials: 
             "devices": ("local",),
             "score_on": (),
             "budgets": {},
-            "space": material.space.restrict(family).to_dict(),
+            "space": material.space.restrict(family).to_dict() | {"dtype": list(formats)},
             "training": training,
             "search": search,
         }
@@ -63,30 +72,44 @@ def search_families(
     job: Job,
     *,
     out: Path,
+    traces: Path,
+    formats: Sequence[str],
     seed: int,
     trials: int | None,
     progress: Progress,
     families: Sequence[str] = FAMILIES,
 ) -> list[Searched]:
-    """Run, or go on with, the passes of every family; joint last, so that it shares nothing."""
+    """Run, or go on with, the passes of every family.
+
+    Args:
+        job: The job.
+        out: Gets a run folder for each family.
+        traces: Folder of the traces that families share.
+        formats: Number formats that are searched.
+        seed: Of training and search.
+        trials: Passes of each family; None: the job's.
+        progress: Shows what happens.
+        families: Which, in this order.
+    """
     material = open_material(job)
     found = []
     for family in families:
         progress.stage(f"{job.name}, seed {seed}: {family}")
-        mine = family_job(job, material, family, seed=seed, trials=trials)
+        mine = family_job(job, material, family, formats=formats, seed=seed, trials=trials)
         own = open_material(mine)
         run = make_run(mine, own, out)
         opened = open_all(mine, run, own, progress)
+        opened = replace(opened, quality=RememberingQuality.of(opened.quality, traces))
         problem, _ = problem_of(opened)
         result = run_passes(opened, problem, progress)
-        _, traces = pass_fronts(run)
+        _, found_traces = pass_fronts(run)
         settings = {n: opened.material.space.decode(s) for n, s in result.settings.items()}
         found.append(
             Searched(
                 family=family,
                 opened=opened,
-                settings={n: settings[n] for n in traces},
-                traces=traces,
+                settings={n: settings[n] for n in found_traces},
+                traces=found_traces,
             )
         )
     return found

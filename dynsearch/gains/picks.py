@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +25,7 @@ from dynsearch.quality.metrics import (
     paired_table,
 )
 from dynsearch.quality.source import SupernetQuality
-from dynsearch.quality.trace import Trace, load_trace, save_trace
+from dynsearch.quality.trace import Trace
 from dynsearch.search.fronts import MergedFront, merge
 from dynsearch.search.pareto import hypervolume, thin_front
 from dynsearch.threads import one_core_each
@@ -162,33 +161,13 @@ def _picks(
     return tuple(picks)
 
 
-class ReportTraces:
-    """Traces of the report rows, kept in a folder, so that an interrupted comparison goes on."""
-
-    def __init__(self, folder: Path, quality: SupernetQuality) -> None:
-        self.folder = folder
-        self._quality = quality
-
-    def get(self, outer: Candidate, depth: int) -> Trace:
-        """The trace of an outer setting, at least down to `depth`."""
-        path = self.folder / f"{candidate_hash(outer)[:16]}.npz"
-        if path.exists():
-            trace = load_trace(path, self._quality.weights_hash)
-            if trace.depth >= depth:
-                return trace
-        trace = self._quality.record(replace(outer, depth=depth), "report")
-        self.folder.mkdir(parents=True, exist_ok=True)
-        save_trace(path, trace)
-        return trace
-
-
 def confirm_picks(
     picks: Sequence[Pick],
     *,
     scene: Scene,
     full: FullNetwork,
     full_report: Trace,
-    traces: ReportTraces,
+    quality: SupernetQuality,
     on_progress: Callable[[float], None] | None = None,
 ) -> dict[str, Confirmed]:
     """Error and paired loss of each pick on the report rows, by id. Selects nothing.
@@ -198,7 +177,7 @@ def confirm_picks(
         scene: This machine and the classes; what things cost is not used.
         full: The full network on the search rows.
         full_report: Its trace of the report rows.
-        traces: Where traces of the report rows are recorded.
+        quality: Runs the settings on the report rows.
         on_progress: Gets the share that is done.
     """
     edges = length_edges(full.trace.lengths)
@@ -207,7 +186,8 @@ def confirm_picks(
         groups.setdefault(candidate_hash(pick.outer), []).append(pick)
 
     def trace_of(group: list[Pick]) -> Trace:
-        return traces.get(group[0].outer, max(int(p.policy.depth[0]) for p in group))
+        depth = max(int(p.policy.depth[0]) for p in group)
+        return quality.record(replace(group[0].outer, depth=depth), "report")
 
     found: dict[str, Confirmed] = {}
     recorded = one_core_each(trace_of, groups.values())

@@ -22,11 +22,11 @@ from dynsearch.errors import InputError
 from dynsearch.evaluate import static_costs
 from dynsearch.export.files import write_atomic
 from dynsearch.export.records import Confirmed
+from dynsearch.formats import formats_that_pay, time_formats
 from dynsearch.front_points import FullNetwork
 from dynsearch.gains.families import Searched, fronts_for, full_network, search_families
 from dynsearch.gains.picks import (
     FamilyFront,
-    ReportTraces,
     bound_of,
     confirm_picks,
     confirm_static,
@@ -55,6 +55,7 @@ def compare(
     trials: int | None = None,
     rows: int = MIN_ROWS,
     repeats: int = 5,
+    all_formats: bool = False,
     progress: Progress,
 ) -> dict[str, Any]:
     """Compare the families of `job` for one seed; what is on disk already is used again.
@@ -66,6 +67,8 @@ def compare(
         trials: Forward passes of each family; None: the job's.
         rows: Report rows to time.
         repeats: Repeats of the timing.
+        all_formats: Search number formats that are slower than fp32 on this machine, too. Else
+            they are left out of the search, and only static networks are timed in them.
         progress: Shows what happens.
 
     Returns:
@@ -89,16 +92,25 @@ def compare(
             job.source, "space.dtype", formats, 'add "fp32": every format is compared with it'
         )
     folder.mkdir(parents=True, exist_ok=True)
-    searched = search_families(job, out=out / "runs", seed=seed, trials=trials, progress=progress)
+    searchable = _formats(folder, formats, all_formats)
+    searched = search_families(
+        job,
+        out=out / "runs",
+        traces=folder / "traces",
+        formats=searchable,
+        seed=seed,
+        trials=trials,
+        progress=progress,
+    )
     joint = next(s for s in searched if s.family == "joint")
     full = full_network(joint)
     progress.stage("naming points on the search rows")
     fronts = _all_fronts(searched, full, progress)
     _freeze(folder, fronts, full)  # nothing is chosen after this line
     progress.stage("confirming them on the report rows")
-    traces = ReportTraces(folder / "report-traces", joint.opened.quality)
+    quality = joint.opened.quality
     with all_cores():
-        full_report = traces.get(full.outer["fp32"], full.trace.num_layers)
+        full_report = quality.record(full.outer["fp32"], "report")
     correct = full_report.logits[:, -1].argmax(axis=-1) == full_report.labels
     picks = [p for f in fronts for p in f.picks]
     confirmed = confirm_picks(
@@ -106,14 +118,14 @@ def compare(
         scene=joint.opened.scene,
         full=full,
         full_report=full_report,
-        traces=traces,
+        quality=quality,
         on_progress=progress.share,
     )
     references = _references(joint, full, correct, progress)
     progress.stage("timing everything in turns")
     timings = folder / "timings.json"
     plan = folder / "to-time.json"
-    _write(plan, _to_time(joint, full, fronts))
+    _write(plan, _to_time(joint, full, fronts, formats))
     if not timings.is_file():
         from dynsearch.gains.timed import time_apart
 
@@ -145,6 +157,7 @@ def compare(
             "selected_error": full.error,
             "confirmed_error": float(1.0 - correct.mean()),
         },
+        "not_searched": [d for d in formats if d not in searchable],
         "references": references,
         "fronts": [_front_record(f, confirmed) for f in fronts],
         **json.loads(timings.read_text(encoding="utf-8")),
@@ -253,10 +266,24 @@ def _references(
     return out
 
 
-def _to_time(joint: Searched, full: FullNetwork, fronts: Sequence[FamilyFront]) -> dict[str, Any]:
+def _formats(folder: Path, formats: Sequence[str], all_formats: bool) -> list[str]:
+    """Those of a job's number formats that are searched; told once and written down."""
+    file = folder / "formats.json"
+    if file.is_file():
+        return [str(name) for name in json.loads(file.read_text(encoding="utf-8"))]
+    paying = set(formats if all_formats else formats_that_pay(time_formats()))
+    found = [name for name in formats if name in paying]
+    _write(file, found)
+    return found
+
+
+def _to_time(
+    joint: Searched, full: FullNetwork, fronts: Sequence[FamilyFront], formats: Sequence[str]
+) -> dict[str, Any]:
     """Named points and references of each number format and batch size."""
     groups = []
-    for dtype, outer in full.outer.items():
+    for dtype in formats:
+        outer = replace(full.outer["fp32"], dtype=dtype)
         for batch in BATCHES:
             named = {
                 p.id: candidate_to_dict(p.candidate)

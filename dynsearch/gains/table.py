@@ -32,7 +32,8 @@ def markdown(results: Sequence[Result]) -> str:
         "size (8: sorted by length); in brackets the loss in points, confirmed on the report "
         "rows. Each point is the fastest whose `error_bound` on the search rows allows the "
         "level, named before the report rows were opened. *missed*: its confirmed loss is above "
-        "the level. Where there are several seeds, speed-ups and losses are means.",
+        "the level. Where there are several seeds, speed-ups and losses are means."
+        + _not_searched(first),
         "",
         *_speed_table(results),
         "",
@@ -45,6 +46,13 @@ def markdown(results: Sequence[Result]) -> str:
         *_agreement(results),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _not_searched(result: Result) -> str:
+    names = result.get("not_searched", [])
+    if not names:
+        return ""
+    return f" Slower than fp32 here, hence not searched: {', '.join(names)}."
 
 
 def _speed_table(results: Sequence[Result]) -> list[str]:

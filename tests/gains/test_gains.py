@@ -11,6 +11,7 @@ import pytest
 
 from cost_models import device as device_module
 from dynsearch.cli import run
+from dynsearch.gains import run as gains_run
 from dynsearch.gains.cells import speed_cells
 from dynsearch.gains.formats import format_table
 from dynsearch.gains.table import _agreement, agreement
@@ -76,6 +77,25 @@ def test_every_family_has_the_same_supernet_and_no_more_passes_than_the_job(home
     assert all(1 <= n <= 3 for n in result["passes"].values())
     assert result["passes"]["exit-only"] == 1  # one number format: only the full network's pass
     assert len(list((home / "cache" / "supernets").iterdir())) == 1
+
+
+@pytest.mark.ray
+def test_no_setting_is_run_twice_whichever_family_asks_for_it(home, result):
+    folder = home / "out" / "tiny-seed0" / "traces"
+    recorded = len(list(folder.glob("search-*.npz")))
+    assert recorded <= sum(result["passes"].values()) - 3  # the full network is in every family
+    assert list(folder.glob("report-*.npz"))
+
+
+def test_number_formats_that_do_not_pay_are_told_once_and_kept(tmp_path, monkeypatch):
+    slow = {"bf16": {16: 1.5, 64: 1.4}, "int8": {16: 0.4, 64: 0.3}}
+    monkeypatch.setattr(gains_run, "time_formats", lambda: slow)
+    formats = ["fp32", "bf16", "int8"]
+    assert gains_run._formats(tmp_path, formats, False) == ["fp32", "int8"]
+    monkeypatch.setattr(gains_run, "time_formats", dict)
+    assert gains_run._formats(tmp_path, formats, False) == ["fp32", "int8"]
+    (tmp_path / "formats.json").unlink()
+    assert gains_run._formats(tmp_path, formats, True) == formats
 
 
 @pytest.mark.ray
