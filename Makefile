@@ -26,7 +26,7 @@ search: install install-demo
 	$(BIN)/dynsearch search $(JOB) --out $(OUT) --json > $(OUT)/last-search.json
 	run="$$($(BIN)/python -c 'import json, sys; print(json.load(open(sys.argv[1]))["run"])' \
 	    $(OUT)/last-search.json)"; \
-	$(BIN)/dynsearch bench "$$run" --configs 6 --rows 100 --repeats 3; \
+	$(BIN)/dynsearch bench "$$run" --configs 6 --rows 80 --repeats 2; \
 	$(BIN)/dynsearch report "$$run"; \
 	$(BIN)/dynsearch front "$$run"; \
 	echo "run: $$run"

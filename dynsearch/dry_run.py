@@ -27,13 +27,13 @@ from dynsearch.models.weights import encoder_config, norm_eps, read_pretrained
 from dynsearch.opened import CALIBRATION_S, workload_of
 from dynsearch.problem import make_problem
 from dynsearch.quality.batches import CHUNK_TOKENS, piece_tokens
+from dynsearch.quality.distil import distil_texts
 from dynsearch.quality.opening import Material, open_material
 from dynsearch.quality.source import RECORD_BATCH
 from dynsearch.quality.supernet import cache_folder
 from dynsearch.threads import all_cores
 
 BACKWARD = 2.0  # a backward pass takes about two forward ones
-NETWORKS = 2.0  # networks that a training step runs: the full one, and a sampled one or more texts
 CALIBRATION_EXTRA_S = 30.0  # fitting, after measuring
 CONFIRMED = 16  # settings on a front that are confirmed, about
 PROCESS_BYTES = 0.35 * 2**30  # of a process that has imported torch
@@ -145,15 +145,20 @@ def _steps(
     workers = job.search.workers or cores
     steps = []
     if not trained:
-        seconds = job.training.epochs * rows["train"] * NETWORKS * (1 + BACKWARD) * pass_s["all"]
+        epochs, distilled = job.training.epochs, distil_texts(rows["train"], material.training)
+        both = 1 + BACKWARD
+        seconds = epochs * rows["train"] * both * pass_s["all"]
+        distilling = distilled * (1 + both) * pass_s["all"]
         why = (
-            f"{job.training.epochs} epochs of {rows['train']} texts, {NETWORKS:g} networks a "
-            f"step, a backward pass like {BACKWARD:g} forward ones"
+            f"{epochs} epochs of {rows['train']} texts, then distillation on {distilled}, "
+            f"a backward pass like {BACKWARD:g} forward ones"
         )
         lengths = material.splits["train"].tokens
         if width := piece_tokens(lengths):
-            seconds *= 1.0 + width / float(lengths.lengths.mean())
-            why += f"; before it as many epochs of pieces of {width} tokens"
+            short = width / float(lengths.lengths.mean())
+            seconds, distilling = seconds * (1 + short), distilling * (1 + short) / 2
+            why += f"; half of it on pieces of {width} tokens"
+        seconds += distilling
         steps.append({"step": "training", "seconds": seconds, "why": why})
     if not calibrated:
         seconds = CALIBRATION_S + CALIBRATION_EXTRA_S

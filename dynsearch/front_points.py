@@ -97,7 +97,7 @@ def choose(
         objectives: "error" and costs; the first cost ranks named points.
     """
     cost = next(name for name in objectives if name != "error")
-    found: dict[tuple[int, str], Chosen] = {}
+    found: dict[str, Chosen] = {}
     devices = tuple(dict.fromkeys(p.device for p in parts))
     limit = max(MIN_POINTS, MAX_POINTS // len(devices))
     for device in devices:
@@ -129,17 +129,17 @@ def choose(
 
 
 def _add(
-    found: dict[tuple[int, str], Chosen],
+    found: dict[str, Chosen],
     trial: int,
     outer: Candidate,
     policies: PolicyBatch,
     device: str,
 ) -> None:
-    key = (trial, candidate_hash(apply_policy(outer, policies, 0)))
+    key = candidate_hash(apply_policy(outer, policies, 0))
     have = found.get(key)
     devices = (*have.devices, device) if have and device not in have.devices else (device,)
     if have and device in have.devices:
-        return
+        return  # a reference that a search found, too
     found[key] = Chosen(trial=trial, outer=outer, policies=policies, devices=devices)
 
 

@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 TEXT_NAMES = ("text", "sentence", "review", "content", "document", "utterance", "body", "tweet")
 LABEL_NAMES = ("label", "class", "category", "target", "sentiment", "intent", "topic", "y")
 LONGEST = 512  # tokens that a workload may have
-ENOUGH_ROWS = 10_000  # training rows from which two epochs do
+ENOUGH_ROWS = 3_000  # training rows from which two epochs do
 USED_SPLITS = ("train", "search", "report")
 
 

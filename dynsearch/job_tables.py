@@ -128,6 +128,9 @@ class TrainingTable(Table):
 
     epochs: Count = Field(default=4, description="Times that each labelled text is seen")
     batch: Count = Field(default=32, description="Texts of a training step")
+    distillation: Positive = Field(
+        default=2.0, description="Steps of distillation for each step of fine-tuning on labels"
+    )
     learning_rate: Positive = Field(default=1e-4, description="Of the layers, at its highest")
     head_learning_rate: Positive = Field(default=1e-3, description="Of the exit heads")
     seed: int = Field(default=0, ge=0, description="Of order, heads and sampled sub-networks")

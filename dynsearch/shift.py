@@ -22,8 +22,8 @@ from dynsearch.models.tokens import Tokens, tokenize
 from dynsearch.opened import Opened
 from dynsearch.quality.data import read_unchecked
 from dynsearch.quality.source import SupernetQuality
-from dynsearch.quality.supernet import Labelled
 from dynsearch.quality.trace import Trace
+from dynsearch.quality.training import Labelled
 from dynsearch.sim.decide import exit_layers
 from dynsearch.timing import local_device
 from search_spaces.candidate import Candidate, policies_of

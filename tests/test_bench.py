@@ -25,7 +25,7 @@ from dynsearch.models.dynamic import DynamicEncoder, plan_of
 from dynsearch.models.experts import split_experts
 from dynsearch.models.tokens import Tokens, load_tokenizer, tokenize
 from dynsearch.models.weights import encoder_config, read_backbone, read_pretrained
-from dynsearch.quality.supernet import add_heads
+from dynsearch.quality.training import add_heads
 from dynsearch.testing import tiny_model, tiny_texts
 from search_spaces.candidate import Backbone, Candidate, Exits, Experts, Skim
 from search_spaces.errors import InputError

@@ -18,6 +18,7 @@ from dynsearch.quality.trace import Trace
 from dynsearch.search.fronts import MergedFront
 from search_spaces.backbones import load_backbone
 from search_spaces.candidate import Candidate, Exits, Skim, stack, static_policies
+from search_spaces.codec import candidate_hash
 from search_spaces.lowering.encoder import lower
 
 BACKBONE = load_backbone("minilm-l6")
@@ -117,6 +118,8 @@ def test_every_format_keeps_its_own_front_and_the_truncations():
     for dtype in ("fp32", "bf16"):
         assert {(dtype, k) for k in (2, 3, 4, 6)} <= found
     assert all(c.devices == ("a",) for c in chosen)
+    ids = [candidate_hash(c.candidate) for c in chosen]
+    assert len(set(ids)) == len(ids)  # a truncation that a search found, too, is there once
 
 
 def test_mean_flops_of_the_full_network_are_those_of_its_operators():

@@ -15,7 +15,7 @@ from dynsearch.models.weights import encoder_config, read_backbone, read_pretrai
 from dynsearch.quality import data
 from dynsearch.quality.source import SupernetQuality
 from dynsearch.quality.splits import PRESETS, split_examples
-from dynsearch.quality.supernet import Labelled, add_heads
+from dynsearch.quality.training import Labelled, add_heads
 from dynsearch.sim.decide import exit_layers
 from search_spaces.candidate import (
     Candidate,

@@ -207,19 +207,13 @@ class DynamicEncoder:
         ids: Tensor,
         lengths: Ints,
         types: Tensor | None = None,
-        with_gradients: int | None = None,
     ) -> list[Tensor]:
-        """Pooled state [B, h] after each layer, with gradients where the weights ask for them.
-
-        Layers above the first `with_gradients` run without; None: all with.
-        """
+        """Pooled state [B, h] after each layer, with gradients where the weights ask for them."""
         state = self.start(ids, lengths, types)
         out = []
         for layer in range(plan.depth):
-            asked = torch.is_grad_enabled() and (with_gradients is None or layer < with_gradients)
-            with torch.set_grad_enabled(asked):
-                state = self._layer(layer, state, plan)
-                out.append(self._pool(state))
+            state = self._layer(layer, state, plan)
+            out.append(self._pool(state))
         return out
 
     def head(self, layer: int, pooled: Tensor) -> Tensor:

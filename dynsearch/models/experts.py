@@ -20,7 +20,8 @@ from torch.nn import functional
 from dynsearch.models.dynamic import DynamicEncoder, EncoderConfig, Weights, full_plan
 from dynsearch.models.tokens import Tokens
 
-PROFILE_ROWS = 192  # texts that neuron profiles, means and routers are taken from
+PROFILE_ROWS = 192  # texts that neuron profiles, means and routers are taken from, at most
+PROFILE_TOKENS = 8192  # their tokens, at most
 KMEANS_ROUNDS = 8
 RIDGE = 1e-2  # relative to the mean diagonal of the Gram matrix
 
@@ -97,7 +98,8 @@ def ffn_inputs(model: DynamicEncoder, tokens: Tokens) -> list[Tensor]:
     """Inputs [tokens, h] of each layer's FFN in the full network, float32, without padding."""
     plan = full_plan(model.config)
     parts: list[list[Tensor]] = [[] for _ in range(plan.depth)]
-    rows = np.arange(min(PROFILE_ROWS, len(tokens)))
+    fits = int(np.searchsorted(np.cumsum(tokens.lengths), PROFILE_TOKENS, side="right"))
+    rows = np.arange(min(PROFILE_ROWS, max(1, fits), len(tokens)))
     with torch.no_grad():
         for i in range(0, len(rows), 64):
             ids, n = tokens.batch(rows[i : i + 64])

@@ -18,14 +18,9 @@ from dynsearch.models.weights import file_sha256, model_sha256, read_backbone, w
 from dynsearch.quality import data
 from dynsearch.quality.source import SupernetQuality
 from dynsearch.quality.splits import FEW_ROWS, PRESETS, split_examples, unseen
-from dynsearch.quality.supernet import (
-    Labelled,
-    Training,
-    cache_folder,
-    load_supernet,
-    supernet_key,
-)
+from dynsearch.quality.supernet import cache_folder, load_supernet, supernet_key
 from dynsearch.quality.train_apart import train_apart
+from dynsearch.quality.training import Labelled, Training
 from dynsearch.quality.unlabelled import Unlabelled, read_texts
 from search_spaces.candidate import Backbone
 from search_spaces.errors import InputError
@@ -120,6 +115,7 @@ def open_material(job: Job) -> Material:
         training=Training(
             epochs=job.training.epochs,
             batch=job.training.batch,
+            distillation=job.training.distillation,
             learning_rate=job.training.learning_rate,
             head_learning_rate=job.training.head_learning_rate,
             seed=job.training.seed,

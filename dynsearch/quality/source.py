@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from dynsearch.models.dynamic import DynamicEncoder, EncoderConfig, Record, Weights, plan_of
 from dynsearch.models.tokens import Tokens
-from dynsearch.quality.supernet import Labelled
 from dynsearch.quality.trace import SCHEMA_VERSION, Trace
+from dynsearch.quality.training import Labelled
 from search_spaces.candidate import Candidate
 from search_spaces.codec import candidate_hash, candidate_to_dict
 

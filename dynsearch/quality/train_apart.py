@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dynsearch.models.weights import encoder_config, norm_eps, read_pretrained
-from dynsearch.quality.supernet import AGREEMENT_TEXTS, save_supernet, train_supernet
+from dynsearch.quality.distil import distil_texts, train_supernet
+from dynsearch.quality.supernet import save_supernet
 from search_spaces.errors import DynsearchError
 
 if TYPE_CHECKING:
@@ -94,7 +95,8 @@ def _train_into(progress: Progress, folder: Path, material: Material) -> None:
         material.splits["train"],
         material.training,
         progress,
-        unlabelled_tokens(material),
+        early_stop=material.splits["early_stop"],
+        unlabelled=unlabelled_tokens(material),
     )
     vocabulary = material.folder / "tokenizer.json"
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -122,5 +124,5 @@ def unlabelled_tokens(material: Material) -> Tokens | None:
         material.tokenizer,
         like=train.lengths,
         max_len=training.max_len,
-        rows=round(AGREEMENT_TEXTS * training.epochs * len(train) / 2),
+        rows=distil_texts(len(train), training),
     )

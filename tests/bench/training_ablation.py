@@ -25,9 +25,10 @@ from cost_models.device import load_device
 from dynsearch.job import find_job, load_job
 from dynsearch.models.dynamic import EncoderConfig, Weights
 from dynsearch.models.weights import encoder_config, norm_eps, read_pretrained
-from dynsearch.quality import batches, supernet, train_apart
+from dynsearch.quality import batches, distil, training
 from dynsearch.quality.opening import Material, open_material
 from dynsearch.quality.source import SupernetQuality
+from dynsearch.quality.supernet import save_supernet
 from dynsearch.quality.trace import Trace, load_trace, save_trace
 from dynsearch.quality.train_apart import unlabelled_tokens
 from dynsearch.search.inner import InnerProblem, search_inner
@@ -37,13 +38,14 @@ from search_spaces.candidate import Candidate, Experts, Skim
 from search_spaces.inner import InnerSpace
 from search_spaces.workload import Workload
 
+MODULES = (batches, distil, training)
 VARIANTS: dict[str, dict[str, Any]] = {
     "recipe": {},
+    "half the distillation": {"distillation": 1.0},
+    "twice the distillation": {"distillation": 4.0},
+    "no sub-networks": {"SUB_NETWORKS": 0.0},
+    "exits alike": {"EARLY": 1.0},
     "words fixed": {"WORD_RATE": 0.0},
-    "words x 30": {"WORD_RATE": 30.0},
-    "early exits x 3": {"EARLY": 3.0},
-    "fewer unlabelled": {"AGREEMENT_TEXTS": 1.0},
-    "more unlabelled": {"AGREEMENT_TEXTS": 3.0},
     "no pieces": {"LONG_TOKENS": 10**6},
 }
 SETTINGS: dict[str, dict[str, Any]] = {
@@ -82,11 +84,13 @@ SHOWN_EXITS = 3
 def trained(material: Material, changes: dict[str, Any]) -> tuple[EncoderConfig, Weights, float]:
     """A supernet by the recipe with some constants changed; processor seconds that it took."""
     for name, value in changes.items():
-        for module in (supernet, batches, train_apart):
+        if name == "distillation":
+            material = replace(material, training=replace(material.training, distillation=value))
+        for module in MODULES:
             if hasattr(module, name):
                 setattr(module, name, value)
     start = time.process_time()
-    config, weights = supernet.train_supernet(
+    config, weights = distil.train_supernet(
         encoder_config(
             material.backbone, num_classes=len(material.labels), norm_eps=norm_eps(material.folder)
         ),
@@ -94,7 +98,8 @@ def trained(material: Material, changes: dict[str, Any]) -> tuple[EncoderConfig,
         material.splits["train"],
         material.training,
         lambda share, text: print(f"\r{share:5.1%} {text}   ", end="", file=sys.stderr),
-        unlabelled_tokens(material),
+        early_stop=material.splits["early_stop"],
+        unlabelled=unlabelled_tokens(material),
     )
     return config, weights, time.process_time() - start
 
@@ -257,9 +262,11 @@ def main() -> None:
     training = replace(material.training, epochs=args.epochs, seed=args.seed, threads=args.threads)
     material = replace(material, training=training)
     usual = {
-        k: getattr(batches if k == "LONG_TOKENS" else supernet, k)
-        for v in VARIANTS.values()
-        for k in v
+        name: getattr(module, name)
+        for changes in VARIANTS.values()
+        for name in changes
+        for module in MODULES
+        if hasattr(module, name)
     }
     first = args.against
     for name in args.variants:
@@ -270,9 +277,7 @@ def main() -> None:
             record(folder, material, config, weights, list(FEW if args.few else SETTINGS))
             tokenizer = folder / "tokenizer.json"
             material.tokenizer.save(str(tokenizer))
-            supernet.save_supernet(
-                folder / "supernet", config, weights, info={}, tokenizer=tokenizer
-            )
+            save_supernet(folder / "supernet", config, weights, info={}, tokenizer=tokenizer)
             (folder / "info.json").write_text(json.dumps({"seconds": seconds}))
         first = first or folder
         row = row_of(material, folder, first, args.device, training.max_len)

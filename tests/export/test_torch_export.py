@@ -22,7 +22,8 @@ from dynsearch.models.experts import split_experts
 from dynsearch.models.int8 import quantised
 from dynsearch.models.tokens import load_tokenizer, tokenize
 from dynsearch.models.weights import encoder_config, read_backbone, read_pretrained
-from dynsearch.quality.supernet import add_heads, load_supernet, save_supernet
+from dynsearch.quality.supernet import load_supernet, save_supernet
+from dynsearch.quality.training import add_heads
 from dynsearch.testing import tiny_model, tiny_texts
 from search_spaces.candidate import Candidate, Exits, Experts, Skim
 from search_spaces.codec import candidate_hash, candidate_to_dict

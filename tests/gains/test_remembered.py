@@ -11,7 +11,7 @@ from dynsearch.gains.remembered import RememberingQuality
 from dynsearch.models.tokens import load_tokenizer, tokenize
 from dynsearch.models.weights import encoder_config, read_backbone, read_pretrained
 from dynsearch.quality.source import SupernetQuality
-from dynsearch.quality.supernet import Labelled, add_heads
+from dynsearch.quality.training import Labelled, add_heads
 from dynsearch.testing import tiny_model, tiny_texts
 from search_spaces.candidate import Candidate, Skim
 

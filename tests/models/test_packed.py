@@ -19,7 +19,7 @@ from dynsearch.models.packed import bf16_matrix, encoder_of, packs_bf16, stored
 from dynsearch.models.tokens import Tokens, load_tokenizer, tokenize
 from dynsearch.models.weights import encoder_config, read_backbone, read_pretrained
 from dynsearch.quality.source import SupernetQuality
-from dynsearch.quality.supernet import Labelled, add_heads
+from dynsearch.quality.training import Labelled, add_heads
 from dynsearch.testing import tiny_model, tiny_texts
 from search_spaces.candidate import Candidate, Experts, Skim
 

@@ -16,14 +16,10 @@ from dynsearch.models.dynamic import DynamicEncoder, Record, full_plan
 from dynsearch.models.experts import ffn_inputs, split_experts
 from dynsearch.models.tokens import Tokens, load_tokenizer, tokenize
 from dynsearch.models.weights import encoder_config, read_backbone, read_pretrained
+from dynsearch.quality import distil, training
 from dynsearch.quality.batches import joined_texts, take
-from dynsearch.quality.supernet import (
-    Labelled,
-    _agreement_step,
-    _labelled_step,
-    add_heads,
-    sample_plan,
-)
+from dynsearch.quality.distil import sample_plan
+from dynsearch.quality.training import Labelled, add_heads
 from dynsearch.testing import NEGATIVE, NEUTRAL, POSITIVE, tiny_model, tiny_texts
 
 WORDS = (*POSITIVE, *NEGATIVE, *NEUTRAL, "Unheard", "GOOD", "!", "\u00e9t\u00e9", "[SEP]")
@@ -140,7 +136,7 @@ def test_joined_pairs_stay_one_text_after_another(tokens):
         assert types.max() == 1
 
 
-def test_training_sees_the_types_of_pairs(folder, tokens):
+def test_training_sees_the_types_of_pairs(folder, tokens, monkeypatch):
     """What the network is asked in each step of a fine-tuning, at every place that asks it."""
     config = encoder_config(read_backbone(folder), num_classes=2, norm_eps=1e-12)
     config, weights = split_experts(config, read_pretrained(folder), tokens, (4,), 0)
@@ -152,15 +148,21 @@ def test_training_sees_the_types_of_pairs(folder, tokens):
             asked.append(types)
             return super().start(ids, lengths, types)
 
-    rows, rng = np.arange(8), np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     state = add_heads(config, {k: v.clone() for k, v in weights.items()}, 0)
     for name, tensor in state.items():
         tensor.requires_grad_(name.startswith("heads."))
     model = Watched(config, state)
-    few = Labelled(tokens=take(tokens, rows), labels=train.labels[rows])
-    _labelled_step(model, few, None, "fp32")
-    _agreement_step(model, joined_texts(take(train.tokens, rows), rng), "fp32")
-    _labelled_step(model, few, sample_plan(config, rng), "fp32")
+    few = take(tokens, np.arange(8))
+    for texts, plan in (
+        (few, full_plan(config)),
+        (joined_texts(few, rng), sample_plan(config, rng)),
+    ):
+        distil._step(model, model, texts, plan, "fp32")
+    assert len(asked) == 4  # the teacher and one network a step
     ffn_inputs(model, tokens)
-    assert len(asked) == 5  # two networks a step; the rows that routers are fitted on
+    assert len(asked) == 5  # the rows that routers are fitted on
+    monkeypatch.setattr(training, "DynamicEncoder", Watched)
+    training.fine_tune(config, weights, train, training.Training(epochs=1, threads=1))
+    assert len(asked) > 5
     assert all(types is not None and types.max() == 1 for types in asked)

@@ -6,11 +6,13 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dynsearch.models.dynamic import DynamicEncoder
 from dynsearch.models.tokens import load_tokenizer, ragged, tokenize
 from dynsearch.models.weights import encoder_config, read_backbone, read_pretrained
-from dynsearch.quality import batches, supernet
+from dynsearch.quality import batches
+from dynsearch.quality import distil as distil_module
 from dynsearch.quality.batches import LONG_TOKENS, piece_tokens, pieces
-from dynsearch.quality.supernet import Labelled, Training, train_supernet
+from dynsearch.quality.training import Labelled, Optimizers, Training, fine_tune
 from dynsearch.testing import tiny_model, tiny_texts
 
 
@@ -63,16 +65,27 @@ def test_training_on_long_texts_begins_with_as_many_epochs_of_pieces(tmp_path, m
     assert 3 <= width < tokens.lengths.min()
     asked: list[int] = []
 
-    def step(model, batch, plan, dtype):
-        asked.append(int(batch.tokens.lengths.max()))
-        return real(model, batch, plan, dtype)
+    def pooled(self, plan, ids, lengths, types=None):
+        asked.append(ids.shape[1])
+        return real(self, plan, ids, lengths, types)
 
-    real = supernet._labelled_step
-    monkeypatch.setattr(supernet, "_labelled_step", step)
+    real = DynamicEncoder.pooled
+    monkeypatch.setattr(DynamicEncoder, "pooled", pooled)
     config = encoder_config(read_backbone(folder), num_classes=2, norm_eps=1e-12)
     train = Labelled(tokens=tokens, labels=np.arange(40) % 2)
-    training = Training(epochs=2, batch=16, expert_counts=(), threads=1)
-    train_supernet(config, read_pretrained(folder), train, training)
+    training = Training(epochs=2, batch=16, expert_counts=(), threads=1, distillation=1.0)
+    tuned = fine_tune(config, read_pretrained(folder), train, training)
     assert len(asked) == 2 * 2 * 3  # twice two epochs of three batches
     assert set(asked[:6]) == {width}
     assert min(asked[6:]) > width
+    read: list[int] = []
+
+    def step(model, teacher, texts, plan, dtype):
+        read.append(int(texts.lengths.max()))
+        return 0.0
+
+    monkeypatch.setattr(distil_module, "_step", step)
+    monkeypatch.setattr(Optimizers, "step", lambda self, done: None)
+    distil_module.distil(config, tuned, tokens, training)
+    assert len(read) == 6
+    assert max(read[:3]) <= width + 1 < min(read[3:])  # pieces, joined or not; then whole texts

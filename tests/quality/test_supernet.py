@@ -18,23 +18,14 @@ from dynsearch.models.weights import (
     read_pretrained,
     weights_path,
 )
+from dynsearch.quality import training as training_module
 from dynsearch.quality.data import read_examples
+from dynsearch.quality.distil import distil, sample_plan, train_supernet
 from dynsearch.quality.source import SupernetQuality
 from dynsearch.quality.splits import split_examples
-from dynsearch.quality.supernet import (
-    WORDS,
-    Labelled,
-    Training,
-    _agreement_step,
-    add_heads,
-    is_trained,
-    load_supernet,
-    sample_plan,
-    save_supernet,
-    supernet_key,
-    train_supernet,
-)
-from dynsearch.testing import tiny_data, tiny_model, tiny_texts
+from dynsearch.quality.supernet import load_supernet, save_supernet, supernet_key
+from dynsearch.quality.training import WORDS, Labelled, Training, add_heads, fine_tune
+from dynsearch.testing import tiny_data, tiny_model
 from search_spaces.candidate import Candidate, Exits, Experts, Skim
 from search_spaces.errors import InputError
 
@@ -95,16 +86,54 @@ def test_of_the_embeddings_only_words_that_were_read_are_trained(folder, splits,
     assert set(torch.nonzero(moved)[:, 0].tolist()) == set(read.tolist())
 
 
-def test_layers_above_the_pupils_have_no_gradients(folder):
+def test_fine_tuning_trains_layers_words_and_the_last_head_alone(folder, splits):
     config = encoder_config(read_backbone(folder), num_classes=2, norm_eps=1e-12)
-    state = {k: v.clone() for k, v in add_heads(config, read_pretrained(folder), 0).items()}
-    for name, tensor in state.items():
-        tensor.requires_grad_(is_trained(name))
-    texts = tokenize(load_tokenizer(folder), [t for t, _ in tiny_texts(6)], 24)
-    _agreement_step(DynamicEncoder(config, state), texts, "fp32")
-    learnt = {name.split(".")[1] for name, v in state.items() if v.grad is not None}
-    assert learnt == {"0", "1", "word"}  # the lower half of four layers
-    assert state[WORDS].grad.is_sparse
+    few = replace(TRAINING, epochs=1)
+    fresh = add_heads(config, read_pretrained(folder), few.seed)
+    tuned = fine_tune(config, read_pretrained(folder), splits["train"], few)
+    moved = {name for name, tensor in tuned.items() if not torch.equal(tensor, fresh[name])}
+    assert {n for n in moved if n.startswith("heads.")} == {
+        n for n in fresh if n.startswith("heads.3.")
+    }
+    assert {n for n in moved if n.startswith("embeddings.")} == {WORDS}
+    assert all(f"layers.{i}.qkv.weight" in moved for i in range(4))
+
+
+def test_early_stopping_keeps_the_best_epoch(folder, splits, monkeypatch):
+    config = encoder_config(read_backbone(folder), num_classes=2, norm_eps=1e-12)
+    errors = iter([0.3, 0.1, 0.2])
+    after: list[torch.Tensor] = []
+
+    def error(model, rows):
+        after.append(model.weights["layers.0.qkv.weight"].detach().clone())
+        return next(errors)
+
+    monkeypatch.setattr(training_module, "_error", error)
+    short = replace(TRAINING, epochs=3)
+    tuned = fine_tune(
+        config, read_pretrained(folder), splits["train"], short, early_stop=splits["early_stop"]
+    )
+    assert torch.equal(tuned["layers.0.qkv.weight"], after[1])
+
+
+def test_a_supernet_learns_what_its_teacher_answers_and_no_label(folder, splits):
+    """Of a teacher that was taught everything the wrong way round."""
+    config = encoder_config(read_backbone(folder), num_classes=2, norm_eps=1e-12)
+    train = splits["train"]
+    wrong = replace(train, labels=1 - train.labels)
+    tuned = fine_tune(config, read_pretrained(folder), wrong, TRAINING)
+    before = {k: v.clone() for k, v in tuned.items()}
+    config, weights = distil(config, tuned, train.tokens, TRAINING)
+    assert all(torch.equal(tuned[k], before[k]) for k in tuned)
+    rows, plan = np.arange(200), full_plan(config)
+    teacher, student = (
+        [m.head(i, x).argmax(dim=-1) for i, x in enumerate(m.pooled(plan, *texts))]
+        for m in (DynamicEncoder(config, tuned), DynamicEncoder(config, weights))
+        for texts in [train.tokens.batch(rows)]
+    )
+    for answers in student[1:]:
+        assert float((answers == teacher[-1]).float().mean()) > 0.8
+        assert float((answers.numpy() == train.labels[rows]).mean()) < 0.4
 
 
 def test_sampled_sub_networks_are_legal_and_varied(quality):
@@ -198,7 +227,7 @@ def test_real_execution_answers_what_the_trace_says(folder, quality, name, batch
     want = np.where(sure[:, 0] >= at[0], 1, np.where(sure[:, 2] >= at[1], 3, 4))
     gaps = np.minimum(trace.aux["skim_gap"].min(1), trace.aux["router_gap"].min(1))
     tie = (np.abs(sure[:, [0, 2]] - at) <= 1e-5).any(1) | (gaps <= 1e-5)
-    assert tie.mean() <= 0.05
+    assert tie.mean() <= 0.1
     model, plan = quality.encoder("fp32"), plan_of(policy)
     tokens = quality.splits["report"].tokens
     for rows in tokens.batches(batch=1 if batching == "serial" else 8, sort=True):

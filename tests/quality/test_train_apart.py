@@ -12,8 +12,9 @@ import torch
 
 from dynsearch.job import load_job
 from dynsearch.models.weights import encoder_config, read_pretrained
+from dynsearch.quality.distil import train_supernet
 from dynsearch.quality.opening import Material, open_material
-from dynsearch.quality.supernet import load_supernet, train_supernet
+from dynsearch.quality.supernet import load_supernet
 from dynsearch.quality.train_apart import train_apart
 from dynsearch.testing import tiny_data, tiny_model
 from search_spaces.errors import DynsearchError, InputError

@@ -17,15 +17,12 @@ from dynsearch.job import load_job
 from dynsearch.models.dynamic import DynamicEncoder, full_plan
 from dynsearch.models.tokens import load_tokenizer, ragged, tokenize
 from dynsearch.models.weights import encoder_config, read_backbone, read_pretrained
-from dynsearch.quality import batches, supernet
+from dynsearch.quality import batches
+from dynsearch.quality import distil as distil_module
 from dynsearch.quality.batches import batch_parts, take
+from dynsearch.quality.distil import train_supernet
 from dynsearch.quality.opening import open_material
-from dynsearch.quality.supernet import (
-    Labelled,
-    Training,
-    add_heads,
-    train_supernet,
-)
+from dynsearch.quality.training import Labelled, Training, add_heads, is_trained
 from dynsearch.quality.unlabelled import Unlabelled, read_texts
 from dynsearch.testing import tiny_data, tiny_model, tiny_texts
 from search_spaces.errors import InputError
@@ -183,14 +180,15 @@ def test_gradients_of_parts_add_up_to_those_of_the_whole_batch(home, monkeypatch
     whole, rows = material.splits["train"], np.arange(16)
     train = replace(whole, tokens=take(whole.tokens, rows), labels=whole.labels[rows])
     found = []
+    teacher = DynamicEncoder(config, add_heads(config, read_pretrained(home / "model"), 1))
     for limit in (10_000, 60):
         monkeypatch.setattr(batches, "CHUNK_TOKENS", limit)
         state = {
-            k: v.clone().requires_grad_(supernet.is_trained(k))
+            k: v.clone().requires_grad_(is_trained(k))
             for k, v in add_heads(config, read_pretrained(home / "model"), 0).items()
         }
         model = DynamicEncoder(config, state)
-        loss = supernet._labelled_step(model, train, full_plan(config), "fp32")
+        loss = distil_module._step(model, teacher, train.tokens, full_plan(config), "fp32")
         found.append(
             (loss, {k: v.grad.to_dense() for k, v in state.items() if v.grad is not None})
         )

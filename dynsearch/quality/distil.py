@@ -1,0 +1,235 @@
+"""From a fine-tuned network to a supernet: every exit and every sub-network learns its answers.
+
+First the network is fine-tuned on labels like any other (`training.fine_tune`). What it has become
+is the teacher of all that is dynamic: exit heads after every layer, layers that have lost tokens,
+layers with few experts. They learn from its probabilities and from no label, on texts that need
+none, so that a few thousand labelled texts are not learnt by heart.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dynsearch.models.dynamic import DynamicEncoder, EncoderConfig, Plan, Weights, full_plan
+from dynsearch.models.experts import fit_routers, split_experts
+from dynsearch.models.tokens import Tokens
+from dynsearch.quality.batches import (
+    batch_parts,
+    endless,
+    joined_texts,
+    piece_tokens,
+    pieces,
+    take,
+)
+from dynsearch.quality.precision import autocast, training_dtype
+from dynsearch.quality.training import (
+    Labelled,
+    Optimizers,
+    Progress,
+    Training,
+    fine_tune,
+    is_trained,
+    training_threads,
+)
+
+logger = logging.getLogger(__name__)
+
+TEMPERATURE = 2.0
+EARLY = 2.0  # weight of exits of the lower half, relative to those above
+TEXTS = 1.5  # in a step of distillation, relative to one of fine-tuning
+SUB_NETWORKS = 0.5  # share of the steps that run a sampled one in place of the full network
+STEP_COST = 1.4  # of a step of distillation, relative to one of fine-tuning
+
+
+def train_supernet(
+    config: EncoderConfig,
+    weights: Weights,
+    train: Labelled,
+    training: Training,
+    progress: Progress | None = None,
+    *,
+    early_stop: Labelled | None = None,
+    unlabelled: Tokens | None = None,
+) -> tuple[EncoderConfig, Weights]:
+    """Fine-tune pretrained `weights`, then distil what they became into a supernet.
+
+    Half of the steps of distillation run the full network, half a sampled sub-network, skimmed and
+    with few experts, each with a loss at every exit; early exits weigh more, they are what a
+    search uses. Feed-forward networks are cut into experts after fine-tuning; expert means and
+    routers are fitted in closed form before, halfway and after. Where texts are long, the first
+    half of the steps reads pieces of them.
+
+    Args:
+        config: Geometry of the pretrained encoder, with `num_classes`.
+        weights: Its backbone weights; not changed.
+        train: Labelled texts.
+        training: Settings.
+        progress: Called now and then.
+        early_stop: Labelled texts that choose the epoch of fine-tuning; None: the last one.
+        unlabelled: Texts to distil on. Where there are none, the labelled ones and mixtures of
+            them take turns: the beginning of one joined to the end of another.
+    """
+    with training_threads(training):
+        config = replace(config, pooling=training.pooling)
+        logger.info("training in %s, the faster one here", training_dtype())
+        begun = 1.0 / (1.0 + training.distillation * STEP_COST)  # share of the time
+        tuned = fine_tune(
+            config,
+            weights,
+            train,
+            training,
+            early_stop=early_stop,
+            progress=_part(progress, 0.0, begun),
+        )
+        return distil(
+            config, tuned, train.tokens, training, _part(progress, begun, 1.0), unlabelled
+        )
+
+
+def distil(
+    config: EncoderConfig,
+    tuned: Weights,
+    train: Tokens,
+    training: Training,
+    progress: Progress | None = None,
+    unlabelled: Tokens | None = None,
+) -> tuple[EncoderConfig, Weights]:
+    """A supernet that answers as the network `tuned` does; arguments as of `train_supernet`."""
+    rng = np.random.default_rng(training.seed)
+    dtype = training_dtype()
+    teacher, full = DynamicEncoder(config, tuned), full_plan(config)
+    config, state = split_experts(config, tuned, train, training.expert_counts, training.seed)
+    state = {k: v.clone().requires_grad_(is_trained(k)) for k, v in state.items()}
+    model = DynamicEncoder(config, state)
+    optimizers = Optimizers(state, training)
+    steps = distil_steps(len(train), training)
+    for step, texts in zip(
+        range(steps), _texts(train, unlabelled, training, steps, rng), strict=False
+    ):
+        if step == steps // 2:
+            _refit(model, train)
+        plan = sample_plan(config, rng) if rng.random() < SUB_NETWORKS else full
+        optimizers.zero_grad()
+        loss = _step(model, teacher, texts, plan, dtype)
+        optimizers.step(step / steps)
+        if progress is not None and step % 20 == 0:
+            progress(step / steps, f"step {step} of {steps} of distillation, loss {loss:.3f}")
+    done = {k: v.detach().clone() for k, v in state.items()}
+    return config, fit_routers(config, done, train)
+
+
+def distil_steps(texts: int, training: Training) -> int:
+    """Steps of distillation for so many labelled texts."""
+    each = math.ceil(texts / training.batch)
+    return max(2, round(training.distillation * training.epochs * each))
+
+
+def distil_texts(texts: int, training: Training) -> int:
+    """Texts that so many steps read."""
+    return distil_steps(texts, training) * round(TEXTS * training.batch)
+
+
+def _texts(
+    train: Tokens,
+    unlabelled: Tokens | None,
+    training: Training,
+    steps: int,
+    rng: np.random.Generator,
+) -> Iterator[Tokens]:
+    """What each step reads."""
+    source = train if unlabelled is None else unlabelled
+    width = piece_tokens(source)
+    for step, rows in enumerate(endless(source, round(TEXTS * training.batch), rng)):
+        texts = take(source, rows)
+        if width and step < steps // 2:
+            texts = pieces(texts, width, rng)
+        if unlabelled is None and step % 2:
+            texts = joined_texts(texts, rng)
+        yield texts
+
+
+def _part(progress: Progress | None, start: float, end: float) -> Progress | None:
+    """`progress` of a stage that is the part from `start` to `end` of the whole."""
+    if progress is None:
+        return None
+
+    def told(share: float, text: str) -> None:
+        progress(start + share * (end - start), text)
+
+    return told
+
+
+def _refit(model: DynamicEncoder, tokens: Tokens) -> None:
+    """Put freshly fitted expert means and routers into the weights that are being trained."""
+    with torch.no_grad():
+        fitted = fit_routers(
+            model.config, {k: v.detach() for k, v in model.weights.items()}, tokens
+        )
+        for name, value in fitted.items():
+            if ".router" in name or ".experts" in name:
+                model.weights[name].copy_(value)
+
+
+def _step(
+    model: DynamicEncoder, teacher: DynamicEncoder, texts: Tokens, plan: Plan, dtype: str
+) -> float:
+    """Add the gradients of one batch; its loss. Every exit of `plan` learns from `teacher`."""
+    total = 0.0
+    for part, share in batch_parts(texts, np.arange(len(texts))):
+        few = take(texts, part)
+        with torch.no_grad():
+            answers = _logits(teacher, full_plan(teacher.config), few, dtype)[:, -1]
+        wanted = (answers / TEMPERATURE).softmax(dim=-1)
+        loss = _soft_loss(_logits(model, plan, few, dtype), wanted) * share
+        loss.backward()  # type: ignore[no-untyped-call]
+        total += float(loss.detach())
+    return total
+
+
+def _logits(model: DynamicEncoder, plan: Plan, texts: Tokens, dtype: str) -> Tensor:
+    """Logits [B, L, C] of every exit head, float32; layers run in `dtype`."""
+    everyone = np.arange(len(texts))
+    with autocast(dtype):
+        pooled = model.pooled(plan, *texts.batch(everyone), texts.batch_types(everyone))
+    return torch.stack([model.head(i, x.float()) for i, x in enumerate(pooled)], dim=1)
+
+
+def _soft_loss(logits: Tensor, wanted: Tensor) -> Tensor:
+    """Cross-entropy of exits [B, L, C] against probabilities [B, C], weighted over exits."""
+    loss = -(wanted[:, None] * (logits / TEMPERATURE).log_softmax(dim=-1)).sum(dim=-1)
+    return TEMPERATURE**2 * (loss.mean(dim=0) @ _exit_weights(logits.shape[1]))
+
+
+def _exit_weights(layers: int) -> Tensor:
+    """Weights of exits 1..layers, summing to 1; those of the lower half count EARLY times more."""
+    weights = torch.where(torch.arange(layers) < (layers + 1) // 2, EARLY, 1.0)
+    return weights / weights.sum()
+
+
+def sample_plan(config: EncoderConfig, rng: np.random.Generator) -> Plan:
+    """A random sub-network at full depth: a skim at one or two layers, experts in some layers."""
+    layers = config.num_layers
+    keep = np.ones(layers)
+    for layer in rng.choice(layers - 1, size=int(rng.integers(1, 3)), replace=False):
+        keep[layer] = rng.choice([0.75, 0.5, 0.25])
+    keep = np.minimum.accumulate(keep)
+    experts = np.ones(layers, dtype=np.int64)
+    top_k = np.ones(layers, dtype=np.int64)
+    if config.expert_counts and rng.random() < 0.75:
+        for layer in np.flatnonzero(rng.random(layers) < 0.5):
+            experts[layer] = rng.choice(config.expert_counts)
+            top_k[layer] = max(1, round(float(rng.choice([0.25, 0.5])) * int(experts[layer])))
+    return replace(
+        full_plan(config),
+        keep_rate=tuple(float(x) for x in keep),
+        num_experts=tuple(int(x) for x in experts),
+        top_k=tuple(int(x) for x in top_k),
+        token_routing=bool(rng.random() < 0.3),
+    )
