@@ -217,9 +217,10 @@ def gains(
     trials: Trials = None,
     rows: Annotated[int, typer.Option(min=1, help="Texts timed for each configuration.")] = 400,
     repeats: Annotated[int, typer.Option(min=1, help="Repeats of the timing.")] = 5,
-    all_formats: Annotated[
-        bool, typer.Option(help="Search number formats that are slower than fp32 here, too.")
-    ] = False,
+    formats: Annotated[
+        str,
+        typer.Option(help="Number formats to search, separated by commas; else those that pay."),
+    ] = "",
     json_: Json = False,
     quiet: Quiet = False,
 ) -> int:
@@ -236,7 +237,7 @@ def gains(
             trials=trials,
             rows=rows,
             repeats=repeats,
-            all_formats=all_formats,
+            formats=_formats(formats),
             progress=progress,
         )
     return _finish(ctx, result, command.show)
@@ -381,6 +382,20 @@ def _counts(option: str, text: str, *, least: int = 1) -> tuple[int, ...]:
         rule = f"must be whole numbers from {least}, with commas between: 1,8"
         raise _bad_option(option, text, rule)
     return counts
+
+
+def _formats(text: str) -> tuple[str, ...] | None:
+    """Number formats of `--formats`; None: none were named."""
+    if not text:
+        return None
+    from dynsearch.formats import FORMATS
+
+    names = tuple(part.strip() for part in text.split(","))
+    unknown = [name for name in names if name not in FORMATS]
+    if unknown or "fp32" not in names:
+        rule = f"name some of {','.join(FORMATS)}, fp32 among them: everything is compared with it"
+        raise _bad_option("--formats", unknown[0] if unknown else text, rule)
+    return names
 
 
 def _bad_option(option: str, value: str, way_out: str) -> Exception:

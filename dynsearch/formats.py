@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+FORMATS: tuple[str, ...] = ("fp32", "bf16", "int8")  # that networks run in on a CPU
 SLOWER = 1.1  # a format this much slower than fp32 is worth a word
 MATMUL_ROWS = (16, 64, 256)
 HIDDEN, FFN = 384, 1536

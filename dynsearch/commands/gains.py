@@ -23,7 +23,7 @@ def gains(
     trials: int | None,
     rows: int,
     repeats: int,
-    all_formats: bool,
+    formats: Sequence[str] | None,
     progress: Progress,
 ) -> dict[str, Any]:
     """Compare the families of every job for every seed, and write tables and plots.
@@ -35,7 +35,7 @@ def gains(
         trials: Forward passes of each family; None: the job's.
         rows: Report rows to time.
         repeats: Repeats of the timing.
-        all_formats: Search number formats that are slower than fp32 on this machine, too.
+        formats: Number formats to search; None: fp32 and those that are not slower here.
         progress: Shows what happens.
 
     Returns:
@@ -52,7 +52,7 @@ def gains(
                 trials=trials,
                 rows=rows,
                 repeats=repeats,
-                all_formats=all_formats,
+                formats=formats,
                 progress=progress,
             )
             for seed in seeds

@@ -22,7 +22,7 @@ from dynsearch.errors import InputError
 from dynsearch.evaluate import static_costs
 from dynsearch.export.files import write_atomic
 from dynsearch.export.records import Confirmed
-from dynsearch.formats import formats_that_pay, time_formats
+from dynsearch.formats import FORMATS, formats_that_pay, time_formats
 from dynsearch.front_points import FullNetwork
 from dynsearch.gains.families import Searched, fronts_for, full_network, search_families
 from dynsearch.gains.picks import (
@@ -55,7 +55,7 @@ def compare(
     trials: int | None = None,
     rows: int = MIN_ROWS,
     repeats: int = 5,
-    all_formats: bool = False,
+    formats: Sequence[str] | None = None,
     progress: Progress,
 ) -> dict[str, Any]:
     """Compare the families of `job` for one seed; what is on disk already is used again.
@@ -67,8 +67,8 @@ def compare(
         trials: Forward passes of each family; None: the job's.
         rows: Report rows to time.
         repeats: Repeats of the timing.
-        all_formats: Search number formats that are slower than fp32 on this machine, too. Else
-            they are left out of the search, and only static networks are timed in them.
+        formats: Number formats to search, fp32 among them, whatever the job's are; None: those
+            that are not slower than fp32 on this machine. In the others static networks are timed.
         progress: Shows what happens.
 
     Returns:
@@ -86,13 +86,8 @@ def compare(
         raise InputError.one(
             job.source, "quality.metric", job.quality.metric, "families are compared by accuracy"
         )
-    formats = job.space.get("dtype", ["fp32"])
-    if "fp32" not in formats:
-        raise InputError.one(
-            job.source, "space.dtype", formats, 'add "fp32": every format is compared with it'
-        )
     folder.mkdir(parents=True, exist_ok=True)
-    searchable = _formats(folder, formats, all_formats)
+    searchable = _formats(folder, formats)
     searched = search_families(
         job,
         out=out / "runs",
@@ -125,7 +120,7 @@ def compare(
     progress.stage("timing everything in turns")
     timings = folder / "timings.json"
     plan = folder / "to-time.json"
-    _write(plan, _to_time(joint, full, fronts, formats))
+    _write(plan, _to_time(joint, full, fronts))
     if not timings.is_file():
         from dynsearch.gains.timed import time_apart
 
@@ -157,7 +152,7 @@ def compare(
             "selected_error": full.error,
             "confirmed_error": float(1.0 - correct.mean()),
         },
-        "not_searched": [d for d in formats if d not in searchable],
+        "not_searched": [d for d in FORMATS if d not in searchable],
         "references": references,
         "fronts": [_front_record(f, confirmed) for f in fronts],
         **json.loads(timings.read_text(encoding="utf-8")),
@@ -266,23 +261,21 @@ def _references(
     return out
 
 
-def _formats(folder: Path, formats: Sequence[str], all_formats: bool) -> list[str]:
-    """Those of a job's number formats that are searched; told once and written down."""
+def _formats(folder: Path, asked: Sequence[str] | None) -> list[str]:
+    """The number formats that are searched; told once and written down."""
     file = folder / "formats.json"
     if file.is_file():
         return [str(name) for name in json.loads(file.read_text(encoding="utf-8"))]
-    paying = set(formats if all_formats else formats_that_pay(time_formats()))
-    found = [name for name in formats if name in paying]
+    chosen = formats_that_pay(time_formats()) if asked is None else asked
+    found = [name for name in FORMATS if name in chosen]
     _write(file, found)
     return found
 
 
-def _to_time(
-    joint: Searched, full: FullNetwork, fronts: Sequence[FamilyFront], formats: Sequence[str]
-) -> dict[str, Any]:
+def _to_time(joint: Searched, full: FullNetwork, fronts: Sequence[FamilyFront]) -> dict[str, Any]:
     """Named points and references of each number format and batch size."""
     groups = []
-    for dtype in formats:
+    for dtype in FORMATS:
         outer = replace(full.outer["fp32"], dtype=dtype)
         for batch in BATCHES:
             named = {

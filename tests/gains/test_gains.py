@@ -66,6 +66,7 @@ def result(home: Path) -> dict[str, Any]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DYNSEARCH_CACHE", str(home / "cache"))
         options = ["--out", str(home / "out"), "--rows", "24", "--repeats", "2", "-q"]
+        options += ["--formats", "fp32"]
         assert run(["gains", str(home / "job.toml"), *options]) == 0
     found: dict[str, Any] = json.loads((home / "out" / "tiny-seed0" / "result.json").read_text())
     return found
@@ -90,12 +91,17 @@ def test_no_setting_is_run_twice_whichever_family_asks_for_it(home, result):
 def test_number_formats_that_do_not_pay_are_told_once_and_kept(tmp_path, monkeypatch):
     slow = {"bf16": {16: 1.5, 64: 1.4}, "int8": {16: 0.4, 64: 0.3}}
     monkeypatch.setattr(gains_run, "time_formats", lambda: slow)
-    formats = ["fp32", "bf16", "int8"]
-    assert gains_run._formats(tmp_path, formats, False) == ["fp32", "int8"]
+    assert gains_run._formats(tmp_path, None) == ["fp32", "int8"]
     monkeypatch.setattr(gains_run, "time_formats", dict)
-    assert gains_run._formats(tmp_path, formats, False) == ["fp32", "int8"]
+    assert gains_run._formats(tmp_path, None) == ["fp32", "int8"]
     (tmp_path / "formats.json").unlink()
-    assert gains_run._formats(tmp_path, formats, True) == formats
+    assert gains_run._formats(tmp_path, ["bf16", "fp32"]) == ["fp32", "bf16"]
+
+
+@pytest.mark.parametrize(("formats", "says"), [("int8", "fp32"), ("fp32,fp64", "fp64")])
+def test_formats_to_search_are_known_ones_and_fp32_among_them(home, capsys, formats, says):
+    assert run(["gains", str(home / "job.toml"), "--formats", formats, "-q"]) == 2
+    assert says in capsys.readouterr().err
 
 
 @pytest.mark.ray
@@ -229,12 +235,6 @@ def test_formats_threads_and_speed_ups_are_ratios_to_the_right_full_network():
     assert found["speed_up"] == 0.5  # 6 predicted, 4 measured
     assert found["spearman"] is None  # of one point
     assert "too few" in "\n".join(_agreement([result]))
-
-
-def test_a_comparison_needs_fp32(home, tmp_path, capsys):
-    (home / "bf16.toml").write_text(JOB.replace("[space]", '[space]\ndtype = ["bf16"]', 1))
-    assert run(["gains", str(home / "bf16.toml"), "--out", str(tmp_path / "out")]) == 2
-    assert "space.dtype" in capsys.readouterr().err
 
 
 def test_families_are_compared_by_accuracy_alone(home, tmp_path, capsys):
