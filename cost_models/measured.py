@@ -1,0 +1,125 @@
+"""Measured times as operators with seconds: what calibration fits and what validation scores.
+
+A row is one timed execution: of one operator, a layer or a whole network. Its operators stand in
+an `OpTable` whose `candidate` column is the number of the row, so that every form prices measured
+rows exactly as it prices candidates. Where rows come from is told by `adapters`, one file each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from search_spaces.ops import OpTable
+
+F64 = NDArray[np.float64]
+I64 = NDArray[np.int64]
+Names = NDArray[np.str_]
+
+FAMILIES: tuple[str, ...] = (
+    "matmul",
+    "attention_prefill",
+    "attention_decode",
+    "moe",
+    "vector",
+    "collective",
+    "end_to_end",
+    "energy",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """N measured rows of one source, one device, one runtime and one family.
+
+    Attributes:
+        source: File that the rows were read from, relative to the data folder.
+        device: Name of a device file.
+        runtime: What ran them, such as "torch-eager", "vllm", "onnxruntime".
+        family: One of FAMILIES.
+        training: Whether the rows are steps of training; they are never pooled with inference.
+        ops: Operators of all rows; `candidate` is the row.
+        seconds: What one execution took [N].
+        calls: Host calls of a row [N]: how often `call_overhead_s` is paid.
+        group: What is left out together when errors are estimated [N]: a model, a geometry, a
+            range of shapes. Rows of equal shape must share a group.
+        weight_is_cached: Whether a loop re-reads the same buffers, so that weights and
+            activations that fit are cached; whole networks are cold.
+        peer_s: What another predictor said of the same rows, by its name [N], NaN where silent.
+    """
+
+    source: str
+    device: str
+    runtime: str
+    family: str
+    training: bool = False
+    ops: OpTable
+    seconds: F64
+    calls: F64
+    group: Names
+    weight_is_cached: bool = False
+    peer_s: dict[str, F64]
+
+    def __len__(self) -> int:
+        return int(self.seconds.shape[0])
+
+    def take(self, rows: NDArray[Any]) -> Measured:
+        """The rows at `rows` (indices or mask) [M], renumbered from 0."""
+        wanted = np.arange(len(self))[rows]
+        place = np.full(len(self), -1, dtype=np.int64)
+        place[wanted] = np.arange(wanted.size)
+        ops = self.ops.take(place[self.ops.candidate] >= 0)
+        ops.candidate[:] = place[ops.candidate]
+        changed: dict[str, Any] = {
+            "ops": ops,
+            "seconds": self.seconds[wanted],
+            "calls": self.calls[wanted],
+            "group": self.group[wanted],
+            "peer_s": {name: values[wanted] for name, values in self.peer_s.items()},
+        }
+        same = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in changed}
+        return Measured(**same, **changed)
+
+
+def row_sums(values: F64, ops: OpTable, rows: int) -> F64:
+    """Sums over the operators of each row [N] of `values` [R]."""
+    return np.bincount(ops.candidate, weights=values, minlength=rows)
+
+
+def joined(parts: Sequence[Measured]) -> Measured:
+    """Rows of one device, runtime and family, from several files, as one table.
+
+    Raises:
+        ValueError: they differ in device, runtime, family, training or caching.
+    """
+    first = parts[0]
+    keys = ("device", "runtime", "family", "training", "weight_is_cached")
+    for part in parts[1:]:
+        for key in keys:
+            if getattr(part, key) != getattr(first, key):
+                raise ValueError(f"{key}: {getattr(part, key)} beside {getattr(first, key)}")
+    starts = np.cumsum([0, *(len(part) for part in parts)])
+    tables = []
+    for part, start in zip(parts, starts, strict=False):
+        table = part.ops.take(np.arange(len(part.ops)))
+        table.candidate[:] += start
+        tables.append(table)
+    names = sorted({name for part in parts for name in part.peer_s})
+    return Measured(
+        source=", ".join(dict.fromkeys(part.source for part in parts)),
+        **{key: getattr(first, key) for key in keys},
+        ops=OpTable.concat(tables),
+        seconds=np.concatenate([part.seconds for part in parts]),
+        calls=np.concatenate([part.calls for part in parts]),
+        group=np.concatenate([part.group for part in parts]),
+        peer_s={
+            name: np.concatenate(
+                [part.peer_s.get(name, np.full(len(part), np.nan)) for part in parts]
+            )
+            for name in names
+        },
+    )
