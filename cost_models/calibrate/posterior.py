@@ -215,6 +215,7 @@ def _task(
         log_predict=log_predict,
         log_seconds=np.log(rows.seconds),
         group=rows.group,
+        table=rows.table,
         weight=weight,
         mean=np.log([p.value[n] for n in names]),
         log_sd=np.array([p.log_sd[n] for n in names]),
@@ -234,7 +235,7 @@ def _posterior(
         values=np.exp(found.x),
         covariance=found.covariance,
         n=len(rows),
-        sigma=found.sigma,
-        design_effect=found.design_effect,
+        sigma=float(np.median(found.sigma)),
+        design_effect=float(np.mean(found.design_effect)),
     )
     return fitted, found

@@ -37,6 +37,7 @@ class Task:
         log_predict: Logarithms of the parameters [P] -> log seconds [N].
         log_seconds: What was measured [N].
         group: Number of the group of each row [N].
+        table: Number of the table of each row [N]; noise and design effect are a table's own.
         weight: Importance of each row [N], 1 for a plain one.
         mean: Prior of the logarithms [P].
         log_sd: Its width [P].
@@ -46,6 +47,7 @@ class Task:
     log_predict: Callable[[F64], F64]
     log_seconds: F64
     group: I64
+    table: I64
     weight: F64
     mean: F64
     log_sd: F64
@@ -59,8 +61,8 @@ class Solution:
     x: F64  # [P]
     covariance: F64  # [P, P] of the logarithms
     residual: F64  # [N] log(measured / predicted)
-    sigma: float  # log noise of a row
-    design_effect: float  # rows that tell as much as one independent row
+    sigma: F64  # [N] log noise of each row, one value a table
+    design_effect: F64  # [N] rows that tell as much as one independent row, one value a table
     evaluations: int
 
 
@@ -87,13 +89,16 @@ def maximum(task: Task, *, start: F64 | None = None, evaluations: int = EVALUATI
     moving = _moving(task, x)
     still = np.setdiff1d(np.arange(x.size), moving)
     x[still] = np.minimum(task.mean, task.top)[still]
-    sigma, effect, used = SIGMA_START, 1.0, 0
+    rows = task.log_seconds.size
+    sigma, effect, used = np.full(rows, SIGMA_START), np.ones(rows), 0
     for _ in range(2):
         x, count = _solve(task, x, moving, sigma, effect, evaluations)
         used += count
         residual = task.log_seconds - task.log_predict(x)
-        sigma = noise(residual)
-        effect = design_effect(residual, task.group)
+        for part in np.unique(task.table):
+            mine = task.table == part
+            sigma[mine] = noise(residual[mine])
+            effect[mine] = design_effect(residual[mine], task.group[mine])
     predicted = task.log_seconds - residual
     jacobian = slopes(task.log_predict, x, task.top, predicted, moving)
     return Solution(
@@ -121,7 +126,7 @@ def _moving(task: Task, x: F64) -> I64:
 
 
 def _solve(
-    task: Task, x: F64, moving: I64, sigma: float, effect: float, evaluations: int
+    task: Task, x: F64, moving: I64, sigma: F64, effect: F64, evaluations: int
 ) -> tuple[F64, int]:
     """Minimum over the moving parameters; the others stay where they are."""
     if moving.size == 0:
@@ -142,7 +147,7 @@ def _solve(
     def jacobian(part: F64) -> F64:
         full = whole(part)
         table = slopes(task.log_predict, full, task.top, task.log_predict(full), moving)
-        return np.vstack([table / sigma, np.diag(1 / task.log_sd[moving])])
+        return np.vstack([table / sigma[:, None], np.diag(1 / task.log_sd[moving])])
 
     def loss(z: F64) -> F64:
         rho = np.stack([z, np.ones_like(z), np.zeros_like(z)])
@@ -166,7 +171,7 @@ def _solve(
 
 
 def _covariance(
-    task: Task, jacobian: F64, moving: I64, residual: F64, sigma: float, effect: float
+    task: Task, jacobian: F64, moving: I64, residual: F64, sigma: F64, effect: F64
 ) -> F64:
     """Inverse of the posterior's curvature [P, P]; the prior's where no row tells anything."""
     robust = 1 / np.sqrt(1 + (residual / (ROBUST_FROM * sigma)) ** 2)
