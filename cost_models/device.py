@@ -268,6 +268,21 @@ def overlay(device: Device, profile: Profile) -> Device:
     return replace(device, quantities={**device.quantities, **calibrated}, profile=profile)
 
 
+def with_parameters(device: Device, values: Mapping[str, float]) -> Device:
+    """The device with parameters of its form set to SI values, as a fit tries them."""
+    known = parameters_of(device.kind)
+    changed = {
+        f"model.{name}": Quantity(
+            value=float(value),
+            dimension=known[name].dimension,
+            source="set by hand or by a fit",
+            grade="estimate",
+        )
+        for name, value in values.items()
+    }
+    return replace(device, quantities={**device.quantities, **changed})
+
+
 def _not_found(name: str) -> str:
     names = device_names()
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.3) or names
