@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cost_models.collectives import collective_time_s, log_sd_of
 from cost_models.device import Device
 from cost_models.energy import operator_energy_j
 from cost_models.forms import Terms, form_of
@@ -59,6 +60,9 @@ def price_ops(
     once = form_of(device.kind).operator_time_s(
         ops, device, threads=threads, working_set_bytes=working_set_bytes
     )
+    linked = ops.kind == KIND["collective"]
+    if linked.any():  # links are shared by forms
+        once[linked] = collective_time_s(ops.take(linked), device.name)
     shared, residual = shared_log_sd(device), residual_log_sd(ops, device)
     time = once * ops.count
     spread = np.exp(Z90 * np.hypot(shared, residual))
@@ -121,9 +125,11 @@ def residual_log_sd(ops: OpTable, device: Device) -> F64:
     """The same for each operator's kind [R], doubled outside the shapes that were measured."""
     default = form_of(device.kind).RESIDUAL_LOG_SD
     if device.profile is None:
-        return np.full(len(ops), default)
+        linked = _link_log_sd(device, default)
+        return np.where(ops.kind == KIND["collective"], linked, default)
     known = device.profile.residual_log_sd
     by_kind = np.array([known.get(name, default) for name in KINDS])
+    by_kind[KIND["collective"]] = known.get("collective", _link_log_sd(device, default))
     matmul = (ops.kind == KIND["matmul"]) | (ops.kind == KIND["grouped_matmul"])
     outside = np.zeros(len(ops), dtype=bool)
     for axis in ("m", "k", "n"):
@@ -132,3 +138,8 @@ def residual_log_sd(ops: OpTable, device: Device) -> F64:
             size = getattr(ops, axis)
             outside |= (size < low) | (size > high)
     return by_kind[ops.kind] * np.where(outside & matmul, OUTSIDE, 1.0)
+
+
+def _link_log_sd(device: Device, default: float) -> float:
+    found = log_sd_of(device.name)
+    return default if np.isnan(found) else found

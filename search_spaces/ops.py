@@ -25,7 +25,8 @@ from numpy.typing import NDArray
 #   reduce                m rows of n values to one (pooling, softmax of logits)
 #   gather                m rows of n values copied by index (compaction, dispatch, drop)
 #   host_sync             a decision read back by the host
-#   collective            m bytes over links (not used by encoders)
+#   collective            m bytes over links, n participants, k = index into COLLECTIVES; `batch`
+#                         = experts chosen per token where k is a dispatch or a combine, else 1
 KINDS: tuple[str, ...] = (
     "matmul",
     "attention_prefill",
@@ -39,6 +40,23 @@ KINDS: tuple[str, ...] = (
     "collective",
 )
 KIND = {name: i for i, name in enumerate(KINDS)}
+
+# What the bytes `m` of a collective are: the whole buffer of a participant, which is what comes
+# out of an all_gather and what goes into a reduce_scatter. A dispatch sends the tokens of one rank
+# to the ranks of their experts and a combine brings the answers back: `m` = those tokens once,
+# `weight_bytes` = one token of them.
+COLLECTIVES: tuple[str, ...] = (
+    "all_reduce",
+    "all_gather",
+    "reduce_scatter",
+    "all_to_all",
+    "point_to_point",
+    "dispatch",  # one copy per rank that holds a chosen expert, large batches
+    "combine",
+    "dispatch_low_latency",  # one copy per chosen expert, few tokens
+    "combine_low_latency",
+)
+COLLECTIVE = {name: i for i, name in enumerate(COLLECTIVES)}
 
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]

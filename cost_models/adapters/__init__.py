@@ -1,0 +1,1 @@
+"""Measured sources as rows, one file each, found by their columns."""
