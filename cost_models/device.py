@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from cost_models.forms import FORM_NAMES, parameters_of
 from cost_models.units import SHOWN, split_key, to_si
-from search_spaces.candidate import DTYPES
+from search_spaces.candidate import DTYPES, PLAIN_DTYPE
 from search_spaces.errors import InputError, Problem
 from search_spaces.ops import KINDS
 
@@ -105,13 +105,16 @@ class Device:
 
     @property
     def peak_flops_per_s(self) -> NDArray[np.float64]:
-        """Peak rate per dtype, order of DTYPES. A type without one runs at the fp32 rate."""
-        return np.array(
-            [
-                self.get(f"peak.{d}") if f"peak.{d}" in self.quantities else self.get("peak.fp32")
-                for d in DTYPES
-            ]
-        )
+        """Peak rate per dtype, order of DTYPES.
+
+        A type without one runs at the rate of what flows between its operators (PLAIN_DTYPE),
+        or else at the fp32 rate.
+        """
+        return np.array([self._peak(d) for d in DTYPES])
+
+    def _peak(self, dtype: str) -> float:
+        stated = (f"peak.{d}" for d in (dtype, PLAIN_DTYPE[dtype]))
+        return self.get(next((key for key in stated if key in self.quantities), "peak.fp32"))
 
     @property
     def bandwidth_bytes_per_s(self) -> float:
@@ -263,6 +266,21 @@ def overlay(device: Device, profile: Profile) -> Device:
         for name, value in profile.model.items()
     }
     return replace(device, quantities={**device.quantities, **calibrated}, profile=profile)
+
+
+def with_parameters(device: Device, values: Mapping[str, float]) -> Device:
+    """The device with parameters of its form set to SI values, as a fit tries them."""
+    known = parameters_of(device.kind)
+    changed = {
+        f"model.{name}": Quantity(
+            value=float(value),
+            dimension=known[name].dimension,
+            source="set by hand or by a fit",
+            grade="estimate",
+        )
+        for name, value in values.items()
+    }
+    return replace(device, quantities={**device.quantities, **changed})
 
 
 def _not_found(name: str) -> str:

@@ -9,7 +9,7 @@ from pydantic import TypeAdapter
 
 from dynsearch.job import Job
 from dynsearch.job_tables import COSTS, OBJECTIVES
-from search_spaces.candidate import CRITERIA, DTYPES, EXIT_BATCHING, GRANULARITY, POOLING
+from search_spaces.candidate import CRITERIA, EXIT_BATCHING, GRANULARITY, POOLING, RUNNABLE_DTYPES
 from search_spaces.space_file import ExitTable, ExpertTable, SkimTable
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -73,7 +73,7 @@ def _space() -> dict[str, Any]:
         "description": ABOUT["space"],
         "additionalProperties": False,
         "properties": {
-            "dtype": _names("dtype", DTYPES),
+            "dtype": _names("dtype", RUNNABLE_DTYPES),
             "pooling": _names("pooling", POOLING),
             **parts,
         },

@@ -16,11 +16,32 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-DTYPES: tuple[str, ...] = ("fp32", "bf16", "fp16", "int8")
-DTYPE_BYTES: dict[str, int] = {"fp32": 4, "bf16": 2, "fp16": 2, "int8": 1}
-# int8 is dynamic quantisation: it covers the weights of the layers' matrices (QKV, attention
-# output, feed-forward network, experts); what flows between operators, and all else, is fp32.
-PLAIN_DTYPE: dict[str, str] = {"fp32": "fp32", "bf16": "bf16", "fp16": "fp16", "int8": "fp32"}
+# Order is part of every OpTable: new types are appended.
+DTYPES: tuple[str, ...] = ("fp32", "bf16", "fp16", "int8", "tf32", "fp8", "int4")
+DTYPE_BYTES: dict[str, float] = {
+    "fp32": 4.0,
+    "bf16": 2.0,
+    "fp16": 2.0,
+    "int8": 1.0,
+    "tf32": 4.0,  # fp32 in memory, rounded on its way into a matrix unit
+    "fp8": 1.0,
+    "int4": 0.5,  # scales and zero points of its groups not counted
+}
+# The type of what flows between operators, and of every operator but the layers' matrices (QKV,
+# attention output, feed-forward network, experts). int8 is dynamic quantisation of an fp32
+# network; fp8 and int4 are serving formats of a bf16 one, int4 of weights only: its matrices are
+# multiplied in bf16.
+PLAIN_DTYPE: dict[str, str] = {
+    "fp32": "fp32",
+    "bf16": "bf16",
+    "fp16": "fp16",
+    "int8": "fp32",
+    "tf32": "fp32",
+    "fp8": "bf16",
+    "int4": "bf16",
+}
+# What the dynamic model runs and a job may search; all others can be described and costed.
+RUNNABLE_DTYPES: tuple[str, ...] = ("fp32", "bf16", "int8")
 EXIT_BATCHING: tuple[str, ...] = ("serial", "wait_all", "compact", "regroup")
 GRANULARITY: tuple[str, ...] = ("token", "sequence")
 POOLING: tuple[str, ...] = ("mean", "cls")

@@ -12,6 +12,7 @@ from search_spaces.candidate import (
     EXIT_BATCHING,
     GRANULARITY,
     POOLING,
+    RUNNABLE_DTYPES,
     Backbone,
 )
 from search_spaces.inner import InnerSpace
@@ -78,7 +79,7 @@ def read_space(data: object, backbone: Backbone, file: object, key: str) -> Spac
         if name in table
     }
     reader.stop_if_bad()
-    _known(reader, dtype, DTYPES, f"{key}.dtype")
+    _check_dtype(reader, dtype, f"{key}.dtype")
     _known(reader, pooling, POOLING, f"{key}.pooling")
     skim, experts = parts.get("skim"), parts.get("experts")
     if skim is not None:
@@ -88,6 +89,14 @@ def read_space(data: object, backbone: Backbone, file: object, key: str) -> Spac
     inner = _inner(reader, parts.get("exits"), backbone, f"{key}.exits")
     reader.stop_if_bad()
     return SpaceTable(dtype=dtype, pooling=pooling, skim=skim, experts=experts, inner=inner)
+
+
+def _check_dtype(reader: Reader, dtype: tuple[str, ...], key: str) -> None:
+    _known(reader, dtype, DTYPES, key)
+    for name in dtype:
+        if name in DTYPES and name not in RUNNABLE_DTYPES:
+            runs = ", ".join(RUNNABLE_DTYPES)
+            reader.fail(key, name, f"can be costed but not run yet: a search takes {runs}")
 
 
 def _check_skim(reader: Reader, skim: SkimTable, backbone: Backbone, key: str) -> None:

@@ -46,6 +46,7 @@ BAD: list[tuple[str, Any]] = [
     ("training.epochs", "four"),
     ("space.skmi", {}),
     ("space.dtype", ["fp31"]),
+    ("space.dtype", ["int4"]),
     ("space.skim.keeps", [1.0]),
     ("space.exits.criteria", ["max_porb"]),
     ("space.experts.granularity", ["word"]),

@@ -35,9 +35,17 @@ if TYPE_CHECKING:
 
 F64 = NDArray[np.float64]
 
-# Calibrated types; fp16 borrows the parameters (not the peak) of bf16. Only matmuls are int8.
+# Calibrated types; the others borrow the parameters (not the peak). Only matmuls are int8.
 FAMILIES: tuple[str, ...] = ("fp32", "bf16", "int8")
-FAMILY_OF: dict[str, str] = {"fp32": "fp32", "bf16": "bf16", "fp16": "bf16", "int8": "int8"}
+FAMILY_OF: dict[str, str] = {
+    "fp32": "fp32",
+    "bf16": "bf16",
+    "fp16": "bf16",
+    "int8": "int8",
+    "tf32": "fp32",
+    "fp8": "bf16",
+    "int4": "bf16",
+}
 RAMP_ROWS: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 2048)
 RAMP_LIMIT = 2048  # rows beyond it behave like the last knot
 SHARED_LOG_SD = 0.5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from cost_models.calibrate.write import device_text
 from cost_models.device import (
     GRADES,
+    Device,
     OutdatedProfileError,
     Profile,
     device_names,
@@ -19,6 +21,7 @@ from cost_models.device import (
     overlay,
 )
 from cost_models.forms import FORM_NAMES, parameters_of
+from search_spaces.candidate import DTYPES
 from search_spaces.errors import InputError
 
 GOOD = """
@@ -77,6 +80,14 @@ def test_numbers_are_read_in_si_units(tmp_path: Path) -> None:
     assert device.capacity_bytes == 8e9
     assert device.units == 4
     assert device.parameter("stream_share") == 0.25
+
+
+def test_serving_formats_without_a_peak_run_at_the_rate_of_their_plain_type(
+    make_device: Callable[..., Device],
+) -> None:
+    device = make_device("gpu", peak__fp32=1.0, peak__bf16=8.0, peak__int8=16.0)
+    rate = dict(zip(DTYPES, device.peak_flops_per_s.tolist(), strict=True))
+    assert (rate["tf32"], rate["fp8"], rate["int4"]) == (1.0, 8.0, 8.0)
 
 
 def test_a_type_without_a_peak_runs_at_the_fp32_rate(tmp_path: Path) -> None:

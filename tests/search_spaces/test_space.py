@@ -300,6 +300,13 @@ def test_wrong_keys_and_types_are_listed_together() -> None:
     assert found["space.exits.layers[0]"] == "must be an integer"
 
 
+@pytest.mark.parametrize("name", ["fp16", "tf32", "fp8", "int4"])
+def test_formats_that_are_costed_but_not_run_are_refused_by_a_space(name: str) -> None:
+    found = bad({"dtype": ["fp32", name]})
+    assert list(found) == ["space.dtype"]
+    assert "a search takes fp32, bf16, int8" in found["space.dtype"]
+
+
 def test_wrong_values_are_listed_together() -> None:
     found = bad(
         {

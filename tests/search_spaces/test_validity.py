@@ -258,6 +258,8 @@ def test_inputs_longer_than_the_backbone_takes_are_rejected() -> None:
         (replace(FULL, backbone=replace(BACKBONE, type="decoder")), "backbone.type"),
         (replace(FULL, backbone=replace(BACKBONE, ffn_kind="gated")), "backbone.ffn_kind"),
         (replace(FULL, dtype="fp16"), "dtype"),
+        (replace(FULL, dtype="tf32"), "dtype"),
+        (replace(FULL, dtype="int4"), "dtype"),
         (with_exits(granularity="token"), "exits.granularity"),
         (with_moe(origin="upcycled"), "moe.origin"),
         (with_moe(router="hash"), "moe.router"),

@@ -141,6 +141,22 @@ def test_int8_covers_the_matrices_of_a_layer_and_all_else_is_an_fp32_operator(
         np.testing.assert_array_equal(getattr(int8, name), getattr(fp32, name))
 
 
+@pytest.mark.parametrize(
+    ("dtype", "plain", "weight_bytes"),
+    [("tf32", "fp32", 4.0), ("fp8", "bf16", 1.0), ("int4", "bf16", 0.5)],
+)
+def test_serving_formats_change_the_matrices_and_leave_their_plain_type_around_them(
+    dtype: str, plain: str, weight_bytes: float
+) -> None:
+    found, around = (lower_layers(MINI, shapes(dtype=[DTYPES.index(d)])) for d in (dtype, plain))
+    body = found.kind == KIND["matmul"]
+    assert {DTYPES[d] for d in found.dtype[body]} == {dtype}
+    assert {DTYPES[d] for d in found.dtype[~body]} == {plain}
+    values = found.k[body] * found.n[body] + found.n[body]
+    np.testing.assert_array_equal(found.weight_bytes[body], weight_bytes * values)
+    np.testing.assert_array_equal(found.activation_bytes, around.activation_bytes)
+
+
 def test_heads_and_embeddings_of_int8_are_those_of_fp32() -> None:
     one = replace(FULL, depth=3, exits=Exits(layers=(1,), thresholds=(0.9,)))
     tables = [

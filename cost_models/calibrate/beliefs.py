@@ -1,0 +1,123 @@
+"""What is believed of a form's parameters before a device is measured, and afterwards."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cost_models.calibrate.solve import SIGMA_START
+from cost_models.device import Device, with_parameters
+from cost_models.forms import parameters_of
+from search_spaces.errors import InputError
+
+F64 = NDArray[np.float64]
+
+OWN_WEIGHT = 1.0  # the form's own prior counts as this many siblings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prior:
+    """What is believed of parameters before a device is measured."""
+
+    value: Mapping[str, float]  # SI
+    log_sd: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Posterior:
+    """What is believed of P parameters of one device afterwards."""
+
+    kind: str  # form
+    names: tuple[str, ...]  # P
+    values: F64  # [P] SI
+    covariance: F64  # [P, P] of the logarithms
+    n: int  # rows that were used
+    sigma: float  # log noise of the median row
+    design_effect: float  # rows that tell as much as one independent row, mean over rows
+
+    @property
+    def model(self) -> dict[str, float]:
+        """Values by name."""
+        return {n: float(v) for n, v in zip(self.names, self.values, strict=True)}
+
+    @property
+    def log_sd(self) -> dict[str, float]:
+        """Standard deviations of the logarithms by name."""
+        spread = np.sqrt(np.diag(self.covariance))
+        return {n: float(v) for n, v in zip(self.names, spread, strict=True)}
+
+    def on(self, device: Device) -> Device:
+        """The device with these parameters."""
+        return with_parameters(device, self.model)
+
+
+def default_prior(device: Device, names: Iterable[str] | None = None) -> Prior:
+    """What the form, or the device's own file, says before anything was measured.
+
+    Args:
+        device: Parameters that it states are the mean in place of the form's default.
+        names: Parameters; None: all of the form.
+
+    Raises:
+        InputError: a name that is no parameter of the form.
+    """
+    known = parameters_of(device.kind)
+    wanted = tuple(known if names is None else names)
+    for name in wanted:
+        if name not in known:
+            raise InputError.one(
+                "arguments", "names", name, f"no parameter of this form; use {', '.join(known)}"
+            )
+    return Prior(
+        value={n: device.parameter(n) for n in wanted},
+        log_sd={n: known[n].log_sd for n in wanted},
+    )
+
+
+def sibling_prior(own: Prior, siblings: Sequence[Posterior]) -> Prior:
+    """The prior of a new device from devices measured before.
+
+    A parameter's logarithm is normal over devices around an unknown mean. The form's own prior
+    counts as OWN_WEIGHT siblings, both for the mean and for the spread (a scaled inverse chi
+    square; Gelman et al., "Bayesian Data Analysis", 3rd ed., section 3.3), so that one sibling
+    shifts the mean half-way and does not yet make anyone sure. What siblings are themselves
+    unsure of adds to the spread.
+
+    Args:
+        own: Of the form, see `default_prior`; names that no sibling has keep it.
+        siblings: Posteriors of the same form.
+    """
+    value, log_sd = dict(own.value), dict(own.log_sd)
+    for name in own.value:
+        those = [s for s in siblings if name in s.names]
+        if not those:
+            continue
+        x = np.log([s.model[name] for s in those])
+        unsure = np.array([s.log_sd[name] ** 2 for s in those])
+        own_x, own_variance = math.log(own.value[name]), own.log_sd[name] ** 2
+        weight = own_variance / (own_variance + unsure)  # an unsure sibling says less
+        total = OWN_WEIGHT + float(weight.sum())
+        mean = (OWN_WEIGHT * own_x + float(weight @ x)) / total
+        squares = OWN_WEIGHT * own_variance + float(weight @ ((x - mean) ** 2))
+        value[name] = math.exp(mean)
+        log_sd[name] = math.sqrt(squares / total * (1 + 1 / total))
+    return Prior(value=value, log_sd=log_sd)
+
+
+def prior_only(device: Device, prior: Prior | None = None) -> Posterior:
+    """What is believed of a device that nobody measured."""
+    prior = prior or default_prior(device)
+    names = tuple(prior.value)
+    return Posterior(
+        kind=device.kind,
+        names=names,
+        values=np.array([prior.value[n] for n in names]),
+        covariance=np.diag([prior.log_sd[n] ** 2 for n in names]),
+        n=0,
+        sigma=SIGMA_START,
+        design_effect=1.0,
+    )

@@ -1,0 +1,241 @@
+"""Calibration of any form: measured rows -> a few parameters, how sure they are, how wrong rows.
+
+`fit_rows` is maximum a posteriori on log time with a robust loss (`solve.py`). The prior is the
+form's own (default and `log_sd` of its parameters) or what siblings that were measured before
+say (`sibling_prior`). `left_out` fits without whole groups and scores those: the only error that
+counts.
+
+    posterior = fit_rows(rows, load_device("nvidia-a100-80g-sxm"), names=("launch", "efficiency"))
+    seconds = predict_rows(rows, posterior.on(device))
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cost_models.calibrate.beliefs import (
+    Posterior,
+    Prior,
+    default_prior,
+    prior_only,
+    sibling_prior,
+)
+from cost_models.calibrate.rows import Prepared, prepare
+from cost_models.calibrate.solve import EVALUATIONS, Solution, Task, maximum, slopes
+from cost_models.device import Device, with_parameters
+from cost_models.forms import parameters_of
+from cost_models.measured import Measured
+from search_spaces.errors import InputError
+
+F64 = NDArray[np.float64]
+I64 = NDArray[np.int64]
+
+ROWS = 20_000  # rows that a fit looks at; more are thinned evenly
+FOLDS = 5
+
+__all__ = [
+    "LeftOut",
+    "Posterior",
+    "Prior",
+    "default_prior",
+    "fit_rows",
+    "left_out",
+    "predict_rows",
+    "predict_with_spread",
+    "prior_only",
+    "sibling_prior",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeftOut:
+    """Errors of N rows from fits that had not seen their group."""
+
+    log_error: F64  # [N] log(measured / predicted)
+    parameter_log_sd: F64  # [N] what the parameters' covariance alone says of the error
+    fold: I64  # [N]
+
+    @property
+    def mape(self) -> float:
+        """Mean absolute percentage error, as a share of what was measured."""
+        return float(np.mean(np.abs(np.exp(-self.log_error) - 1)))
+
+
+def fit_rows(
+    measured: Sequence[Measured],
+    device: Device,
+    *,
+    names: Iterable[str] | None = None,
+    prior: Prior | None = None,
+    threads: int = 1,
+    table_weight: Sequence[float] | None = None,
+    limit: int = ROWS,
+) -> Posterior:
+    """Most probable parameters of a device given measured rows.
+
+    Args:
+        measured: Rows of this device and runtime; families may be mixed.
+        device: Facts, and the parameters that are not fitted.
+        names: Parameters to fit; None: those of the prior, or all of the form.
+        prior: None: `default_prior`. Names without one in it keep the form's.
+        threads: Threads that shared an operator (processor cores only).
+        table_weight: Importance of the rows of each table; None: 1 for all.
+        limit: Rows to look at; more are thinned evenly.
+
+    Returns:
+        Parameters; those that no row depends on stay at their prior.
+
+    Raises:
+        InputError: no rows, or a name that is no parameter of the form.
+    """
+    if names is None and prior is not None:
+        names = tuple(prior.value)
+    prior = _completed(device, names, prior)
+    rows = prepare(measured, threads=threads)
+    if len(rows) > limit:
+        rows = rows.take(np.linspace(0, len(rows) - 1, limit).astype(np.int64))
+    weight = np.ones(len(measured)) if table_weight is None else np.asarray(table_weight, float)
+    return _posterior(rows, device, prior, weight[rows.table], start=None)[0]
+
+
+def predict_rows(measured: Sequence[Measured], device: Device, *, threads: int = 1) -> F64:
+    """Seconds of every row [N], rows in the order of the tables."""
+    return prepare(measured, threads=threads).predict(device)
+
+
+def parameter_slopes(rows: Prepared, device: Device, posterior: Posterior) -> tuple[F64, F64]:
+    """Log seconds of every row [N] and their derivatives after log parameters [N, P]."""
+    task = _task(rows, device, posterior.names, np.ones(len(rows)), None)
+    x = np.log(posterior.values)
+    base = task.log_predict(x)
+    return base, slopes(task.log_predict, x, task.top, base, np.arange(x.size))
+
+
+def predict_with_spread(
+    measured: Sequence[Measured], device: Device, posterior: Posterior, *, threads: int = 1
+) -> tuple[F64, F64]:
+    """Seconds [N], and the log error [N] that unsure parameters alone cause."""
+    base, jacobian = parameter_slopes(prepare(measured, threads=threads), device, posterior)
+    return np.exp(base), spread_of(jacobian, posterior.covariance)
+
+
+def spread_of(jacobian: F64, covariance: F64) -> F64:
+    """Standard deviations [N] of J x for x of a covariance."""
+    found: F64 = np.sqrt(np.maximum(np.einsum("np,pq,nq->n", jacobian, covariance, jacobian), 0))
+    return found
+
+
+def left_out(
+    measured: Sequence[Measured],
+    device: Device,
+    *,
+    names: Iterable[str] | None = None,
+    prior: Prior | None = None,
+    threads: int = 1,
+    folds: int = FOLDS,
+    limit: int = ROWS,
+) -> LeftOut:
+    """Errors of every row when its group was left out of the fit.
+
+    Args:
+        measured: As in `fit_rows`; `group` says what is left out together.
+        device: As there.
+        names: As there.
+        prior: As there; siblings must not contain this device.
+        threads: As there.
+        folds: Parts that the groups are dealt into, at most one per group.
+        limit: Rows that one fit looks at.
+
+    Raises:
+        InputError: fewer than two groups.
+    """
+    prior = _completed(device, names, prior)
+    rows = prepare(measured, threads=threads)
+    fold = deal(rows.group, folds)
+    if fold.max() < 1:
+        raise InputError.one(
+            measured[0].source, "group", "1", "nothing can be left out of one group; measure more"
+        )
+    error, spread, start = np.empty(len(rows)), np.empty(len(rows)), None
+    for part in range(int(fold.max()) + 1):
+        kept = np.flatnonzero(fold != part)
+        if kept.size > limit:
+            kept = kept[np.linspace(0, kept.size - 1, limit).astype(np.int64)]
+        found, solution = _posterior(rows.take(kept), device, prior, np.ones(kept.size), start)
+        start = solution.x
+        out = fold == part
+        base, jacobian = parameter_slopes(rows.take(out), device, found)
+        error[out] = np.log(rows.seconds[out]) - base
+        spread[out] = spread_of(jacobian, found.covariance)
+    return LeftOut(log_error=error, parameter_log_sd=spread, fold=fold)
+
+
+def deal(group: I64, folds: int) -> I64:
+    """Fold of every row [N]: groups in random but fixed order, dealt to the emptiest fold."""
+    _, number = np.unique(group, return_inverse=True)
+    sizes = np.bincount(number)
+    order = np.random.default_rng(0).permutation(sizes.size)
+    order = order[np.argsort(-sizes[order], kind="stable")]
+    filled = np.zeros(min(folds, sizes.size))
+    place = np.empty(sizes.size, dtype=np.int64)
+    for g in order:
+        place[g] = int(np.argmin(filled))
+        filled[place[g]] += sizes[g]
+    found: I64 = place[number]
+    return found
+
+
+def _completed(device: Device, names: Iterable[str] | None, prior: Prior | None) -> Prior:
+    own = default_prior(device, names)
+    if prior is None:
+        return own
+    return Prior(
+        value={n: prior.value.get(n, v) for n, v in own.value.items()},
+        log_sd={n: prior.log_sd.get(n, v) for n, v in own.log_sd.items()},
+    )
+
+
+def _task(
+    rows: Prepared, device: Device, names: tuple[str, ...], weight: F64, prior: Prior | None
+) -> Task:
+    known = parameters_of(device.kind)
+
+    def log_predict(x: F64) -> F64:
+        tried = with_parameters(device, dict(zip(names, np.exp(x), strict=True)))
+        found: F64 = np.log(rows.predict(tried))
+        return found
+
+    p = prior or default_prior(device, names)
+    return Task(
+        log_predict=log_predict,
+        log_seconds=np.log(rows.seconds),
+        group=rows.group,
+        table=rows.table,
+        weight=weight,
+        mean=np.log([p.value[n] for n in names]),
+        log_sd=np.array([p.log_sd[n] for n in names]),
+        top=np.log([known[n].ceiling or math.inf for n in names]),
+    )
+
+
+def _posterior(
+    rows: Prepared, device: Device, prior: Prior, weight: F64, start: F64 | None
+) -> tuple[Posterior, Solution]:
+    names = tuple(prior.value)
+    task = _task(rows, device, names, weight, prior)
+    found = maximum(task, start=start, evaluations=EVALUATIONS)
+    fitted = Posterior(
+        kind=device.kind,
+        names=names,
+        values=np.exp(found.x),
+        covariance=found.covariance,
+        n=len(rows),
+        sigma=float(np.median(found.sigma)),
+        design_effect=float(np.mean(found.design_effect)),
+    )
+    return fitted, found

@@ -1,0 +1,211 @@
+"""Maximum a posteriori of few parameters under a robust loss, for any model of log time.
+
+    minimise  sum over rows of  w * 2 c^2 (sqrt(1 + (r / c sigma)^2) - 1)  +  sum ((x - x0) / s)^2
+
+with r = log(measured / predicted) and x the logarithms of the parameters: beyond c sigma a row
+counts linearly (pseudo-Huber; Barron, "A General and Adaptive Robust Loss Function", CVPR 2019,
+alpha = 1), while the Gaussian prior stays quadratic. w = 1 / design effect (Kish, "Survey
+Sampling", 1965, section 5.4): rows of one group err together, so thousands of them tell less
+than as many independent ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import least_squares
+
+F64 = NDArray[np.float64]
+I64 = NDArray[np.int64]
+
+ROBUST_FROM = 2.0  # residuals beyond this many sigmas count linearly
+STEP = 1e-3  # of the logarithm of a parameter; wide enough to look across a change of tile
+EVALUATIONS = 40  # of the model with all its slopes, at most
+SIGMA_START = 0.1  # log noise before anything is known, with the weight of SIGMA_ROWS rows
+SIGMA_ROWS = 5.0
+SIGMA_FLOOR = 0.02
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """P parameters and N rows.
+
+    Attributes:
+        log_predict: Logarithms of the parameters [P] -> log seconds [N].
+        log_seconds: What was measured [N].
+        group: Number of the group of each row [N].
+        table: Number of the table of each row [N]; noise and design effect are a table's own.
+        weight: Importance of each row [N], 1 for a plain one.
+        mean: Prior of the logarithms [P].
+        log_sd: Its width [P].
+        top: Logarithms of the largest legal values [P], infinite where there is none.
+    """
+
+    log_predict: Callable[[F64], F64]
+    log_seconds: F64
+    group: I64
+    table: I64
+    weight: F64
+    mean: F64
+    log_sd: F64
+    top: F64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Solution:
+    """The maximum and its surroundings."""
+
+    x: F64  # [P]
+    covariance: F64  # [P, P] of the logarithms
+    residual: F64  # [N] log(measured / predicted)
+    sigma: F64  # [N] log noise of each row, one value a table
+    design_effect: F64  # [N] rows that tell as much as one independent row, one value a table
+    evaluations: int
+
+
+def slopes(log_predict: Callable[[F64], F64], x: F64, top: F64, base: F64, where: I64) -> F64:
+    """Derivatives of log time [N, len(where)] after the parameters numbered `where`."""
+    found = np.empty((base.size, where.size))
+    for column, i in enumerate(where):
+        step = -STEP if x[i] + STEP > top[i] else STEP
+        moved = x.copy()
+        moved[i] += step
+        found[:, column] = (log_predict(moved) - base) / step
+    return found
+
+
+def maximum(task: Task, *, start: F64 | None = None, evaluations: int = EVALUATIONS) -> Solution:
+    """Most probable parameters; noise and design effect are estimated on the way.
+
+    Args:
+        task: What to fit.
+        start: Logarithms to begin with; None: the prior's mean.
+        evaluations: Limit for each of the two rounds.
+    """
+    x = np.minimum(task.mean if start is None else start, task.top - 1e-6)
+    moving = _moving(task, x)
+    still = np.setdiff1d(np.arange(x.size), moving)
+    x[still] = np.minimum(task.mean, task.top)[still]
+    rows = task.log_seconds.size
+    sigma, effect, used = np.full(rows, SIGMA_START), np.ones(rows), 0
+    for _ in range(2):
+        x, count = _solve(task, x, moving, sigma, effect, evaluations)
+        used += count
+        residual = task.log_seconds - task.log_predict(x)
+        for part in np.unique(task.table):
+            mine = task.table == part
+            sigma[mine] = noise(residual[mine])
+            effect[mine] = design_effect(residual[mine], task.group[mine])
+    predicted = task.log_seconds - residual
+    jacobian = slopes(task.log_predict, x, task.top, predicted, moving)
+    return Solution(
+        x=x,
+        covariance=_covariance(task, jacobian, moving, residual, sigma, effect),
+        residual=residual,
+        sigma=sigma,
+        design_effect=effect,
+        evaluations=used,
+    )
+
+
+def _moving(task: Task, x: F64) -> I64:
+    """Parameters that any row depends on, when moved by two widths of their prior."""
+    base = task.log_predict(x)
+    found = []
+    for i in range(x.size):
+        for step in (-2 * task.log_sd[i], 2 * task.log_sd[i]):
+            moved = x.copy()
+            moved[i] = min(x[i] + step, task.top[i])
+            if np.any(np.abs(task.log_predict(moved) - base) > 1e-9):
+                found.append(i)
+                break
+    return np.array(found, dtype=np.int64)
+
+
+def _solve(
+    task: Task, x: F64, moving: I64, sigma: F64, effect: F64, evaluations: int
+) -> tuple[F64, int]:
+    """Minimum over the moving parameters; the others stay where they are."""
+    if moving.size == 0:
+        return x, 0
+    rows = task.log_seconds.size
+    weight = task.weight / effect
+
+    def whole(part: F64) -> F64:
+        full = x.copy()
+        full[moving] = part
+        return full
+
+    def residuals(part: F64) -> F64:
+        full = whole(part)
+        error = (task.log_predict(full) - task.log_seconds) / sigma
+        return np.concatenate([error, ((full - task.mean) / task.log_sd)[moving]])
+
+    def jacobian(part: F64) -> F64:
+        full = whole(part)
+        table = slopes(task.log_predict, full, task.top, task.log_predict(full), moving)
+        return np.vstack([table / sigma[:, None], np.diag(1 / task.log_sd[moving])])
+
+    def loss(z: F64) -> F64:
+        rho = np.stack([z, np.ones_like(z), np.zeros_like(z)])
+        root = np.sqrt(1 + z[:rows])
+        rho[:, :rows] = weight * np.stack([2 * (root - 1), 1 / root, -0.5 / root**3])
+        return rho
+
+    found = least_squares(
+        residuals,
+        x[moving],
+        jac=jacobian,
+        bounds=(np.full(moving.size, -np.inf), task.top[moving]),
+        x_scale=task.log_sd[moving],
+        loss=loss,
+        f_scale=ROBUST_FROM,
+        max_nfev=evaluations,
+        ftol=1e-6,
+        xtol=1e-5,
+    )
+    return whole(found.x), int(found.nfev)
+
+
+def _covariance(
+    task: Task, jacobian: F64, moving: I64, residual: F64, sigma: F64, effect: F64
+) -> F64:
+    """Inverse of the posterior's curvature [P, P]; the prior's where no row tells anything."""
+    robust = 1 / np.sqrt(1 + (residual / (ROBUST_FROM * sigma)) ** 2)
+    weight = task.weight * robust / effect / sigma**2
+    precision = np.diag(1 / task.log_sd**2)
+    precision[np.ix_(moving, moving)] += jacobian.T @ (weight[:, None] * jacobian)
+    found: F64 = np.asarray(np.linalg.inv(precision), dtype=np.float64)
+    return found
+
+
+def noise(residual: F64) -> float:
+    """Log noise of the bulk of the rows: 1.48 median |r|, drawn to SIGMA_START where few."""
+    bulk = (1.4826 * np.median(np.abs(residual))) ** 2
+    mixed = (SIGMA_ROWS * SIGMA_START**2 + residual.size * bulk) / (SIGMA_ROWS + residual.size)
+    return max(SIGMA_FLOOR, float(np.sqrt(mixed)))
+
+
+def design_effect(residual: F64, group: I64) -> float:
+    """1 + (mean group size - 1) * correlation inside a group, at least 1.
+
+    The correlation is the one-way analysis of variance's (Kish 1965), on residuals clipped to
+    three times the noise so that single outliers do not make it; the mean size is weighted by
+    rows.
+    """
+    _, number = np.unique(group, return_inverse=True)
+    sizes = np.bincount(number).astype(np.float64)
+    N, G = residual.size, sizes.size
+    if G < 2 or N <= G:
+        return 1.0
+    r = np.clip(residual, -3 * noise(residual), 3 * noise(residual))
+    means = np.bincount(number, weights=r) / sizes
+    within = float(((r - means[number]) ** 2).sum()) / (N - G)
+    between = float((sizes * (means - r.mean()) ** 2).sum()) / (G - 1)
+    typical = (N - float((sizes**2).sum()) / N) / (G - 1)
+    extra = max(0.0, (between - within) / typical)
+    correlation = extra / max(extra + within, 1e-300)
+    return 1 + (float((sizes**2).sum()) / N - 1) * correlation

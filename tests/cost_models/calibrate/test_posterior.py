@@ -1,0 +1,201 @@
+"""Fits of any form to measured rows."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+
+from cost_models.calibrate.beliefs import Posterior, Prior
+from cost_models.calibrate.posterior import (
+    deal,
+    default_prior,
+    fit_rows,
+    left_out,
+    predict_rows,
+    predict_with_spread,
+    prior_only,
+    sibling_prior,
+)
+from cost_models.device import Device, load_device, with_parameters
+from search_spaces.errors import InputError
+
+from .synthetic import matmuls, measured_on, table
+
+TRUTH = {
+    "gpu": {"launch": 7e-6, "efficiency": 0.7, "bandwidth_share": 0.6},
+    "tpu": {"operator": 2e-6, "efficiency": 0.6, "bandwidth_share": 0.7},
+    "edge": {"node": 2e-5, "efficiency": 0.3, "bandwidth_share": 0.5},
+    "cpu": {"pack_bf16": 5e10, "efficiency_matmul_bf16": 0.6, "stream_share": 0.3},
+}
+NAMES = {
+    "gpu": "nvidia-a100-80g-sxm",
+    "tpu": "google-tpu-v5e",
+    "edge": "nvidia-jetson-agx-orin-64g",
+    "cpu": "generic-x86-avx2",
+}
+
+
+@pytest.fixture
+def gpu() -> Device:
+    return load_device(NAMES["gpu"])
+
+
+@pytest.mark.parametrize("kind", list(TRUTH))
+def test_the_parameters_that_made_the_rows_are_found_again(kind: str) -> None:
+    device, truth = load_device(NAMES[kind]), TRUTH[kind]
+    rows = measured_on(device, truth, np.random.default_rng(1), noise=0.01)
+    found = fit_rows([rows], device, names=truth)
+    for name, value in truth.items():
+        assert found.model[name] == pytest.approx(value, rel=0.05), name
+    assert found.n == 300
+
+
+def test_the_covariance_says_how_far_parameters_stray(gpu: Device) -> None:
+    truth = TRUTH["gpu"]
+    z = []
+    for seed in range(12):
+        rows = measured_on(gpu, truth, np.random.default_rng(seed), rows=60, noise=0.08)
+        found = fit_rows([rows], gpu, names=truth)
+        z += [np.log(found.model[n] / truth[n]) / found.log_sd[n] for n in truth]
+    assert 0.6 < np.std(z) < 1.6
+
+
+def test_a_tenth_of_wild_rows_moves_nothing_much(gpu: Device) -> None:
+    rows = measured_on(gpu, TRUTH["gpu"], np.random.default_rng(2))
+    wild = rows.seconds * np.where(np.arange(len(rows)) % 10 == 0, 8.0, 1.0)
+    found = fit_rows([replace(rows, seconds=wild)], gpu, names=TRUTH["gpu"])
+    for name, value in TRUTH["gpu"].items():
+        assert found.model[name] == pytest.approx(value, rel=0.08), name
+
+
+def test_a_ceiling_holds_whatever_the_rows_say(gpu: Device) -> None:
+    rows = measured_on(gpu, {"efficiency": 1.0, "bandwidth_share": 1.0}, np.random.default_rng(3))
+    found = fit_rows([replace(rows, seconds=rows.seconds / 2)], gpu)
+    assert found.model["efficiency"] <= 1.0
+    assert found.model["bandwidth_share"] <= 1.0
+
+
+def test_what_no_row_tells_stays_at_its_prior(gpu: Device) -> None:
+    rows = measured_on(gpu, TRUTH["gpu"], np.random.default_rng(4))
+    found = fit_rows([rows], gpu)
+    prior = default_prior(gpu)
+    assert found.model["sync"] == pytest.approx(prior.value["sync"])
+    assert found.log_sd["sync"] == pytest.approx(prior.log_sd["sync"])
+    assert found.log_sd["launch"] < prior.log_sd["launch"] / 5
+
+
+def test_few_rows_lean_on_the_prior_and_many_do_not(gpu: Device) -> None:
+    truth = {"efficiency": 0.5}
+    rows = measured_on(gpu, truth, np.random.default_rng(5), rows=400, noise=0.1)
+    narrow = Prior(value={"efficiency": 0.8}, log_sd={"efficiency": 0.03})
+    few = fit_rows([rows.take(np.arange(2))], gpu, prior=narrow)
+    many = fit_rows([rows], gpu, prior=narrow)
+    assert few.model["efficiency"] > 0.7
+    assert many.model["efficiency"] < 0.6
+
+
+def test_rows_of_one_group_that_err_together_count_as_few(gpu: Device) -> None:
+    rng = np.random.default_rng(6)
+    rows = measured_on(gpu, TRUTH["gpu"], rng, noise=0.02)
+    number = np.arange(len(rows)) % 10
+    shift = np.exp(0.2 * rng.standard_normal(10))[number]
+    grouped = replace(rows, seconds=rows.seconds * shift, group=number.astype(str))
+    apart = replace(grouped, group=np.arange(len(rows)).astype(str))
+    together = fit_rows([grouped], gpu, names=TRUTH["gpu"])
+    alone = fit_rows([apart], gpu, names=TRUTH["gpu"])
+    assert together.design_effect > 10
+    assert alone.design_effect == 1
+    assert together.log_sd["launch"] > 2 * alone.log_sd["launch"]
+
+
+def test_calls_are_paid_and_equal_operators_add_up() -> None:
+    tpu = load_device(NAMES["tpu"])
+    ops = matmuls([64, 64, 256], 512, 512)
+    ops.candidate[:] = [0, 0, 1]
+    ops.count[:] = [1, 2, 1]
+    rows = replace(
+        table(ops, [1.0, 1.0], tpu.name), calls=np.array([0.0, 3.0]), group=np.array(["a", "b"])
+    )
+    single = predict_rows([table(matmuls([64, 256], 512, 512), [1.0, 1.0], tpu.name)], tpu)
+    dispatch = tpu.parameter("dispatch")
+    assert_allclose(predict_rows([rows], tpu), [3 * single[0], single[1] + 3 * dispatch])
+
+
+def test_a_loop_that_reads_the_same_buffers_finds_them_in_the_cache() -> None:
+    cpu = load_device(NAMES["cpu"])
+    cold = table(matmuls(1, 512, 512, "fp32"), [1.0], cpu.name)
+    loop = replace(cold, weight_is_cached=True)
+    both = predict_rows([cold, loop], cpu)
+    assert both[1] < 0.8 * both[0]
+    large = table(matmuls(1, 8192, 8192, "fp32"), [1.0], cpu.name)
+    both = predict_rows([large, replace(large, weight_is_cached=True)], cpu)
+    assert both[1] == pytest.approx(both[0], rel=0.01)
+
+
+def test_left_out_errors_are_those_of_rows_that_the_fit_did_not_see(gpu: Device) -> None:
+    rng = np.random.default_rng(7)
+    rows = measured_on(gpu, TRUTH["gpu"], rng, noise=0.02)
+    odd = rows.group == rows.group[0]
+    bent = replace(rows, seconds=rows.seconds * np.where(odd, 1.5, 1.0))
+    found = left_out([bent], gpu, names=TRUTH["gpu"])
+    assert_allclose(found.log_error[odd], np.log(1.5), atol=0.08)
+    assert np.std(found.log_error[~odd]) < 0.03
+    assert len(set(found.fold[odd])) == 1
+
+
+def test_a_single_group_cannot_be_left_out(gpu: Device) -> None:
+    rows = measured_on(gpu, {}, np.random.default_rng(8), rows=5)
+    with pytest.raises(InputError, match="nothing can be left out of one group"):
+        left_out([replace(rows, group=np.full(5, "same"))], gpu)
+
+
+def test_folds_never_split_a_group_and_are_about_equal() -> None:
+    group = np.random.default_rng(9).integers(0, 40, 1000)
+    fold = deal(group, 5)
+    assert all(len(set(fold[group == g])) == 1 for g in set(group))
+    assert np.bincount(fold).min() > 150
+
+
+def test_a_sibling_moves_the_prior_half_way_and_many_move_it_there(gpu: Device) -> None:
+    own = Prior(value={"efficiency": 0.8, "sync": 1e-5}, log_sd={"efficiency": 0.2, "sync": 0.5})
+
+    def sibling(value: float, sd: float) -> Posterior:
+        return Posterior(
+            kind="gpu",
+            names=("efficiency",),
+            values=np.array([value]),
+            covariance=np.array([[sd**2]]),
+            n=1,
+            sigma=0.1,
+            design_effect=1.0,
+        )
+
+    one = sibling_prior(own, [sibling(0.4, 1e-6)])
+    assert one.value["efficiency"] == pytest.approx(np.sqrt(0.8 * 0.4), rel=1e-3)
+    many = sibling_prior(own, [sibling(0.4, 1e-6)] * 20)
+    assert many.value["efficiency"] == pytest.approx(0.41, abs=0.02)
+    assert many.log_sd["efficiency"] < own.log_sd["efficiency"]
+    unsure = sibling_prior(own, [sibling(0.4, 3.0)])
+    assert unsure.value["efficiency"] > 0.79
+    assert one.value["sync"] == own.value["sync"]
+
+
+def test_the_spread_of_a_prediction_follows_its_parameters(gpu: Device) -> None:
+    rows = table(matmuls([1, 8192], 8192, 8192), [1.0, 1.0], gpu.name)
+    prior = Prior(value={"bandwidth_share": 0.8}, log_sd={"bandwidth_share": 0.1})
+    posterior = prior_only(gpu, prior)
+    seconds, spread = predict_with_spread([rows], gpu, posterior)
+    share = 1 - gpu.parameter("launch") / seconds[0]
+    assert_allclose(spread, [0.1 * share, 0.0], rtol=1e-2, atol=1e-9)
+    assert_allclose(seconds, predict_rows([rows], with_parameters(gpu, posterior.model)))
+
+
+def test_a_name_that_is_no_parameter_is_refused_with_those_that_are(gpu: Device) -> None:
+    rows = measured_on(gpu, {}, np.random.default_rng(10), rows=5)
+    with pytest.raises(InputError, match=r"names = eficiency.*bandwidth_share"):
+        fit_rows([rows], gpu, names=("eficiency",))
+    with pytest.raises(InputError, match="nothing to fit"):
+        fit_rows([], gpu)
