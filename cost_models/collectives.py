@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from cost_models.exchange import exchange_s
+from cost_models.exchange import MANY_EXPERTS, exchange_s
 from cost_models.links import EXCHANGES, Link, collective_s, link_of, load_link
-from search_spaces.ops import COLLECTIVE, OpTable
+from search_spaces.ops import CODES, COLLECTIVE, OpTable
 
 F64 = NDArray[np.float64]
 
 NETWORK = "infiniband-ndr"  # between nodes, where nothing else is said
-CODES = [COLLECTIVE[name] for name in EXCHANGES]
+EXCHANGE_CODES = [COLLECTIVE[name] for name in EXCHANGES]
 
 
 def collective_time_s(ops: OpTable, device: str, *, network: Link | None = None) -> F64:
@@ -31,10 +31,14 @@ def collective_time_s(ops: OpTable, device: str, *, network: Link | None = None)
         return np.full(len(ops), np.nan)
     between = load_link(NETWORK) if network is None else network
     size = ops.m.astype(np.float64)
-    exchange = np.isin(ops.k, CODES)
+    code, experts = ops.k % CODES, (ops.k // CODES).astype(np.float64)
+    exchange = np.isin(code, EXCHANGE_CODES)
     token = np.where(exchange & (ops.weight_bytes > 0), ops.weight_bytes, np.maximum(size, 1.0))
-    sent = exchange_s(ops.k, size, token, ops.n, ops.batch, link=link, network=between)
-    plain = all_levels_s(link, between, ops.k, size, ops.n, ops.dtype)
+    experts = np.where(experts > 0, experts, MANY_EXPERTS * ops.n)
+    sent = exchange_s(
+        code, size, token, ops.n, ops.batch, link=link, network=between, experts=experts
+    )
+    plain = all_levels_s(link, between, code, size, ops.n, ops.dtype)
     found: F64 = np.where(exchange, sent, plain)
     return found
 

@@ -169,9 +169,8 @@ def _steps(
 
 def _soft_minimum(a: F64, b: F64) -> F64:
     low = np.minimum(a, b)
-    scale = np.where(low > 0, low, 1.0)
-    parts = (a / scale) ** -SOFTNESS + (b / scale) ** -SOFTNESS
-    found: F64 = np.where(low > 0, scale * parts ** (-1 / SOFTNESS), 0.0)
+    ratio = low / np.where(low > 0, np.maximum(a, b), 1.0)
+    found: F64 = low * (1 + ratio**SOFTNESS) ** (-1 / SOFTNESS)
     return found
 
 

@@ -57,12 +57,7 @@ def price_ops(
     Returns:
         Times and energies multiplied by `ops.count`.
     """
-    once = form_of(device.kind).operator_time_s(
-        ops, device, threads=threads, working_set_bytes=working_set_bytes
-    )
-    linked = ops.kind == KIND["collective"]
-    if linked.any():  # links are shared by forms
-        once[linked] = collective_time_s(ops.take(linked), device.name)
+    once = operator_time_s(ops, device, threads=threads, working_set_bytes=working_set_bytes)
     shared, residual = shared_log_sd(device), residual_log_sd(ops, device)
     time = once * ops.count
     spread = np.exp(Z90 * np.hypot(shared, residual))
@@ -75,6 +70,23 @@ def price_ops(
         shared_log_sd=shared,
         residual_log_sd=residual,
     )
+
+
+def operator_time_s(
+    ops: OpTable,
+    device: Device,
+    *,
+    threads: int = 1,
+    working_set_bytes: float | NDArray[Any] | None = None,
+) -> F64:
+    """Seconds of one execution of every operator [R]: the device's form, collectives its link."""
+    once = form_of(device.kind).operator_time_s(
+        ops, device, threads=threads, working_set_bytes=working_set_bytes
+    )
+    linked = ops.kind == KIND["collective"]
+    if linked.any():
+        once[linked] = collective_time_s(ops.take(linked), device.name)
+    return once
 
 
 def price_terms(

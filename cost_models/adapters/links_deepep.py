@@ -9,16 +9,14 @@ at 8 nodes are timed on a congested network.
 
 from __future__ import annotations
 
-import csv
-import gzip
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from cost_models.adapters.links_nccl import DEVICES, collective_ops
+from cost_models.adapters.reader import CsvTable, read_csv
 from cost_models.exchange import LOW_LATENCY, THROUGHPUT, UNITS
-from cost_models.measured import Measured
+from cost_models.measured import Measured, joined
 from search_spaces.candidate import DTYPES
 from search_spaces.ops import COLLECTIVE
 
@@ -47,7 +45,6 @@ COLUMNS: frozenset[str] = frozenset(
     }
 )
 RANKS_PER_NODE = 8
-Row = dict[str, str]
 
 
 def read(path: Path, root: Path, units: float = UNITS) -> list[Measured]:
@@ -58,76 +55,49 @@ def read(path: Path, root: Path, units: float = UNITS) -> list[Measured]:
         root: Folder that `source` is relative to.
         units: Streaming multiprocessors of the rows of the normal mode that are read.
     """
-    with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as stream:
-        rows = list(csv.DictReader(stream))
+    table = read_csv(path, root, COLUMNS, repeats=True)
     found = []
-    for device in sorted({r["device"] for r in rows} & set(DEVICES)):
+    for device in np.unique(table.text("device")):
         for mode, names in (("ll", LOW_LATENCY), ("normal", THROUGHPUT)):
-            own = [r for r in rows if r["device"] == device and r["mode"] == mode]
-            timed = [
-                (r, n, t) for r in own for n in names if (t := seconds_of(r, n, units)) is not None
-            ]
-            if timed:
-                found.append(_table(timed, device, mode, str(path.relative_to(root))))
+            own = table.take((table.text("device") == device) & (table.text("mode") == mode))
+            parts = [part for name in names if (part := _operation(own, name, units)) is not None]
+            if parts:
+                found.append(joined(parts))
     return found
 
 
-def seconds_of(row: Row, name: str, units: float = UNITS) -> float | None:
-    """Seconds of an operation in a row; None where the row is of other units or empty."""
-    kind = name.split("_")[0]
-    if name in LOW_LATENCY:
-        text = row[f"{kind}_avg_t_us"]
-    else:
-        text = row[f"{kind}_transmit_us"]
-        if not row[f"{kind}_sms"] or float(row[f"{kind}_sms"]) != units:
-            return None
-    return float(text) * 1e-6 if text and float(text) > 0 else None
-
-
-def token_bytes(row: Row, name: str) -> float:
-    """Bytes of one token as it is sent: fp8 with scales out, bf16 back."""
-    hidden = float(row["hidden_size"])
-    if name.startswith("combine"):
-        return 2 * hidden
-    return hidden * (1 + 4 / 128) + (16 if name in LOW_LATENCY else 0)
-
-
-def experts_of(path: Path, device: str, mode: str, units: float = UNITS) -> NDArray[np.float64]:
-    """Experts of the rows that `read` gives for a device and mode, in their order [N]."""
-    with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as stream:
-        rows = [r for r in csv.DictReader(stream) if r["device"] == device and r["mode"] == mode]
-    names = LOW_LATENCY if mode == "ll" else THROUGHPUT
-    return np.array(
-        [
-            float(r["num_experts"])
-            for r in rows
-            for n in names
-            if seconds_of(r, n, units) is not None
-        ]
-    )
-
-
-def _table(timed: list[tuple[Row, str, float]], device: str, mode: str, source: str) -> Measured:
-    size = np.array([token_bytes(r, n) for r, n, _ in timed])
-    tokens = np.array([float(r["num_token"]) for r, _, _ in timed])
-    wire = np.array([DTYPES.index("bf16" if n[0] == "c" else "int8") for _, n, _ in timed])
-    shape = ("hidden_size", "num_topk", "num_experts", "node_num")
+def _operation(table: CsvTable, name: str, units: float) -> Measured | None:
+    """The rows of one operation; None where there is none."""
+    kind, low_latency = name.split("_")[0], name in LOW_LATENCY
+    column = f"{kind}_avg_t_us" if low_latency else f"{kind}_transmit_us"
+    timed = table.text(column) != ""
+    if not low_latency:
+        timed &= table.number(f"{kind}_sms", blank=True) == units
+    if not timed.any():
+        return None
+    own = table.take(timed)
+    hidden = own.number("hidden_size")
+    size = 2 * hidden if kind == "combine" else hidden * (1 + 4 / 128) + 16 * low_latency
+    shape = [own.text(c) for c in ("hidden_size", "num_topk", "num_experts", "node_num")]
+    device = str(own.text("device")[0])
+    wire = DTYPES.index("bf16" if kind == "combine" else "fp8")
     return Measured(
-        source=source,
-        device=DEVICES[device],
-        runtime=f"deepep-{mode}",
+        source=own.file,
+        device=DEVICES.get(device, device),
+        runtime="deepep-ll" if low_latency else "deepep-normal",
         family="collective",
         ops=collective_ops(
-            np.array([COLLECTIVE[n] for _, n, _ in timed]),
-            tokens * size,
-            np.array([RANKS_PER_NODE * int(float(r["node_num"])) for r, _, _ in timed]),
-            dtype=wire,
-            top_k=np.array([int(float(r["num_topk"])) for r, _, _ in timed]),
+            np.full(len(own), COLLECTIVE[name]),
+            own.number("num_token") * size,
+            RANKS_PER_NODE * own.integer("node_num"),
+            dtype=np.full(len(own), wire),
+            top_k=own.integer("num_topk"),
             token_bytes=size,
+            experts=own.integer("num_experts"),
         ),
-        seconds=np.array([t for _, _, t in timed]),
-        calls=np.ones(len(timed)),
-        group=np.array(["x".join(r[c] for c in shape) for r, _, _ in timed]),
+        seconds=own.number(column) * 1e-6,
+        calls=np.ones(len(own)),
+        group=np.array(["x".join(parts) for parts in zip(*shape, strict=True)]),
         weight_is_cached=True,
         peer_s={},
     )

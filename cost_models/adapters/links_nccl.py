@@ -8,17 +8,16 @@ they would move half of that, and per participant more than the links can.
 
 from __future__ import annotations
 
-import csv
-import gzip
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cost_models.adapters.reader import read_csv
 from cost_models.measured import Measured
 from search_spaces.candidate import DTYPES
-from search_spaces.ops import COLLECTIVE, KIND, OpTable
+from search_spaces.ops import CODES, COLLECTIVE, KIND, OpTable
 
 COLUMNS: frozenset[str] = frozenset(
     {"device", "nccl_version", "collective", "dtype", "num_gpus", "elements", "latency_us"}
@@ -31,7 +30,7 @@ DEVICES: dict[str, str] = {  # as the source names them -> device file
     "l40s": "nvidia-l40s",
     "rtx_pro_6000_server": "nvidia-rtx-pro-6000-server",
 }
-CODES = {
+CODE_OF = {
     "all_reduce": COLLECTIVE["all_reduce"],
     "all_gather": COLLECTIVE["all_gather"],
     "reduce_scatter": COLLECTIVE["reduce_scatter"],
@@ -47,26 +46,29 @@ def read(path: Path, root: Path) -> list[Measured]:
         path: The file.
         root: Folder that `source` is relative to.
     """
-    with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as stream:
-        rows = [r for r in csv.DictReader(stream) if r["collective"] in CODES]
+    table = read_csv(path, root, COLUMNS, repeats=True)
+    known = np.isin(table.text("collective"), list(CODE_OF)) & np.isin(
+        table.text("dtype"), list(DTYPE)
+    )
     found = []
-    for name in sorted({r["device"] for r in rows} & set(DEVICES)):
-        own = [r for r in rows if r["device"] == name and r["dtype"] in DTYPE]
-        m = np.array([float(r["elements"]) * DTYPE[r["dtype"]][1] for r in own])
-        n = np.array([int(r["num_gpus"]) for r in own])
+    for name in np.unique(table.text("device")[known]):
+        own = table.take(known & (table.text("device") == name))
+        dtype = own.text("dtype")
+        m = own.number("elements") * np.array([DTYPE[d][1] for d in dtype])
+        n = own.integer("num_gpus")
         found.append(
             Measured(
-                source=str(path.relative_to(root)),
-                device=DEVICES[name],
-                runtime="nccl-" + own[0]["nccl_version"],
+                source=own.file,
+                device=DEVICES.get(str(name), str(name)),
+                runtime="nccl-" + str(own.text("nccl_version")[0]),
                 family="collective",
                 ops=collective_ops(
-                    np.array([CODES[r["collective"]] for r in own]),
+                    np.array([CODE_OF[c] for c in own.text("collective")]),
                     m,
                     n,
-                    dtype=np.array([DTYPES.index(DTYPE[r["dtype"]][0]) for r in own]),
+                    dtype=np.array([DTYPES.index(DTYPE[d][0]) for d in dtype]),
                 ),
-                seconds=np.array([float(r["latency_us"]) for r in own]) * 1e-6,
+                seconds=own.seconds("latency"),
                 calls=np.ones(len(own)),
                 group=np.array([f"{c}/{int(np.log10(b))}" for c, b in zip(n, m, strict=True)]),
                 weight_is_cached=True,
@@ -84,6 +86,7 @@ def collective_ops(
     dtype: NDArray[Any],
     top_k: NDArray[Any] | None = None,
     token_bytes: NDArray[Any] | None = None,
+    experts: NDArray[Any] | None = None,
 ) -> OpTable:
     """One collective per row as operators [N]; arguments as `ops.COLLECTIVES` describes them."""
     rows = len(code)
@@ -94,7 +97,7 @@ def collective_ops(
         kind=np.full(rows, KIND["collective"]),
         count=np.ones(rows),
         m=np.rint(message_bytes).astype(np.int64),
-        k=code.astype(np.int64),
+        k=code.astype(np.int64) + (0 if experts is None else CODES * experts.astype(np.int64)),
         n=participants.astype(np.int64),
         batch=one if top_k is None else top_k.astype(np.int64),
         dtype=dtype.astype(np.int64),

@@ -18,13 +18,12 @@ from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
 from cost_models.adapters import links_deepep
-from cost_models.adapters.links_nccl import DEVICES
 from cost_models.calibrate.link_fit import PRIOR_WEIGHT, ROBUST, mape, say
 from cost_models.exchange import LOW_LATENCY, NETWORK, PARAMETERS, THROUGHPUT, exchange_s
 from cost_models.forms import Parameter
 from cost_models.links import Link, link_of, load_link
 from cost_models.measured import Measured, joined
-from search_spaces.ops import COLLECTIVE
+from search_spaces.ops import CODES, COLLECTIVE
 
 F64 = NDArray[np.float64]
 UNITS = (4, 8, 12, 16, 20, 24)
@@ -33,34 +32,30 @@ Numbers = dict[str, dict[str, float]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timed:
-    """Rows of one device and mode with what the operator table does not hold."""
+    """Rows of one device and mode with the units that the operator table does not hold."""
 
     rows: Measured
-    experts: F64  # [N]
     units: F64  # [N]
 
     def take(self, where: NDArray[Any]) -> Timed:
         """The rows at `where`."""
         rows = self.rows.take(where)
-        return Timed(rows=rows, experts=self.experts[where], units=self.units[where])
+        return Timed(rows=rows, units=self.units[where])
 
 
 def timed(path: Path, root: Path) -> list[Timed]:
     """Every device and mode of a file, at every number of units."""
-    found: dict[tuple[str, str], list[tuple[Measured, F64, float]]] = {}
-    names = {file: source for source, file in DEVICES.items()}
+    found: dict[tuple[str, str], list[tuple[Measured, float]]] = {}
     for units in UNITS:
         for rows in links_deepep.read(path, root, units):
             mode = rows.runtime.removeprefix("deepep-")
             if mode == "ll" and units != UNITS[0]:
                 continue
-            experts = links_deepep.experts_of(path, names[rows.device], mode, units)
-            found.setdefault((rows.device, mode), []).append((rows, experts, float(units)))
+            found.setdefault((rows.device, mode), []).append((rows, float(units)))
     return [
         Timed(
-            rows=joined([r for r, _, _ in parts]),
-            experts=np.concatenate([e for _, e, _ in parts]),
-            units=np.concatenate([np.full(len(r), u) for r, _, u in parts]),
+            rows=joined([r for r, _ in parts]),
+            units=np.concatenate([np.full(len(r), u) for r, u in parts]),
         )
         for parts in found.values()
     ]
@@ -70,14 +65,14 @@ def predicted_s(link: Link, network: Link, data: Timed, numbers: Mapping[str, An
     """Seconds of every row [N]."""
     ops = data.rows.ops
     return exchange_s(
-        ops.k,
+        ops.k % CODES,
         ops.m.astype(np.float64),
         ops.weight_bytes,
         ops.n,
         ops.batch,
         link=link,
         network=network,
-        experts=data.experts,
+        experts=(ops.k // CODES).astype(np.float64),
         units=data.units,
         numbers=numbers,
     )
@@ -127,7 +122,7 @@ def fit_sections(
 
 def fit_operation(link: Link, network: Link, data: Timed, name: str) -> Numbers:
     """Both sections of an operation: inside a node, then between nodes where rows show it."""
-    own = data.take(data.rows.ops.k == COLLECTIVE[name])
+    own = data.take(data.rows.ops.k % CODES == COLLECTIVE[name])
     inside = own.rows.ops.n <= link.domain
     found = fit_sections(link, network, own.take(inside), {name: PARAMETERS[name]}, {})
     if not inside.all():
@@ -141,7 +136,7 @@ def left_out(link: Link, network: Link, data: Timed, name: str) -> tuple[F64, Ti
 
     Geometries are (hidden, top-k); numbers of nodes stay together with what they share.
     """
-    own = data.take(data.rows.ops.k == COLLECTIVE[name])
+    own = data.take(data.rows.ops.k % CODES == COLLECTIVE[name])
     parts = np.array(["x".join(g.split("x")[:2]) for g in own.rows.group])
     nodes = np.array([g.split("x")[3] for g in own.rows.group])
     group = np.where(nodes.astype(float) > 1, "nodes" + nodes, parts)

@@ -114,7 +114,9 @@ def main(arguments: list[str]) -> int:
             say(rows.device, "no link file names it")
             continue
         own = fitted[rows.device]
-        others = pooled([f for d, f in fitted.items() if d != rows.device])
+        rest_of = {d: f for d, f in fitted.items() if d != rows.device}
+        siblings = [f for f in rest_of.values() if f.name == link.name]
+        others = pooled(siblings or list(rest_of.values()))
         size = np.array([f"{int(np.log10(b))}" for b in rows.ops.m])
         fresh = link.with_parameters(others, "pooled")
         unseen = np.log(predicted_s(fresh, rows) / rows.seconds)
