@@ -83,7 +83,10 @@ def price_ops(
         time_s=time,
         low_s=time,
         high_s=time,
-        energy_j=operator_energy_j(ops, once, device) * ops.count,
+        energy_j=operator_energy_j(
+            ops, once, device, from_memory=_from_memory(device, working_set_bytes)
+        )
+        * ops.count,
         origin=device.origin,
         shared_log_sd=shared_log_sd(device),
         residual_log_sd=residual_log_sd(ops, device),
@@ -92,6 +95,10 @@ def price_ops(
     )
     spread = np.exp(Z90 * np.hypot(cost.shared_log_sd, cost.own_log_sd))
     return replace(cost, low_s=time / spread, high_s=time * spread)
+
+
+def _from_memory(device: Device, working_set_bytes: float | NDArray[Any] | None) -> F64 | float:
+    return 1.0 if working_set_bytes is None else miss_share(device, working_set_bytes)
 
 
 def error_s(cost: OpCosts, ops: OpTable, owner: I64, size: int) -> F64:
@@ -250,9 +257,7 @@ def _parameter_log_sd(
     slopes = np.empty((len(ops), len(profile.uncertain)))
     for i, name in enumerate(profile.uncertain):
         moved = with_parameters(device, {name: device.parameter(name) * float(np.exp(-STEP))})
-        time = form_of(device.kind).operator_time_s(
-            ops, moved, threads=threads, working_set_bytes=working_set_bytes
-        )
+        time = operator_time_s(ops, moved, threads=threads, working_set_bytes=working_set_bytes)
         slopes[:, i] = np.log(np.maximum(time, TINY) / np.maximum(once, TINY)) / -STEP
     found: F64 = slopes @ causes
     return found

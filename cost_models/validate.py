@@ -183,7 +183,11 @@ def unknown_devices(
             continue
         prior = sibling_prior(default_prior(subject.device), [fitted[s.name] for s in siblings])
         for table in subject.tables:
-            lent = [residual[s.name, table.family] for s in siblings if (s.name, table.family) in residual]
+            lent = [
+                residual[s.name, table.family]
+                for s in siblings
+                if (s.name, table.family) in residual
+            ]
             own = float(np.median(lent)) if lent else 0.3
             scored += _left_whole(subject, table, prior, own)
     return calibrated(scored)
@@ -202,9 +206,7 @@ def siblings_of(subject: Subject, subjects: Sequence[Subject]) -> list[Subject]:
     return same or others
 
 
-def _left_whole(
-    subject: Subject, table: Measured, prior: Prior, residual: float
-) -> list[Scored]:
+def _left_whole(subject: Subject, table: Measured, prior: Prior, residual: float) -> list[Scored]:
     def score(posterior: Posterior, rows: Measured, seen: int) -> Scored:
         seconds, spread = predict_with_spread([rows], subject.device, posterior)
         return Scored(
