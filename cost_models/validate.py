@@ -45,6 +45,7 @@ KNOWN = "groups left out"
 UNKNOWN = "device left out"
 GIVEN = 30  # rows of an unknown device
 ROWS = 2500  # that one fit looks at
+UNSEEN = 0.3  # residual log error of a family that no sibling has
 POOLED = "all"  # device of rows over every device of a family
 
 
@@ -188,7 +189,7 @@ def unknown_devices(
                 for s in siblings
                 if (s.name, table.family) in residual
             ]
-            own = float(np.median(lent)) if lent else 0.3
+            own = float(np.median(lent)) if lent else UNSEEN
             scored += _left_whole(subject, table, prior, own)
     return calibrated(scored)
 
