@@ -12,8 +12,8 @@ move their bytes at `move_share` of the memory bandwidth, wherever they lie. All
 relative to facts of the device, so that they carry over to a sibling.
 
 A node that the accelerator cannot run is done by the processor beside it. It appears as a
-host_sync with `activation_bytes`, what is copied there and back: `fallback` for the node, and
-the copy. A host_sync without bytes is a result handed to the host. `call` is paid once.
+host_sync with `activation_bytes`, what is copied there and back, and with its FLOPs, which run at
+`host_flops`. A host_sync without bytes is a result handed to the host. `call` is paid once.
 
 The memory of such a board serves processor and accelerator: `with_cpu_traffic` of
 `cost_models.forms.edge_modes` takes away what the processor uses, `in_power_mode` sets clocks.
@@ -42,13 +42,14 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter("node", "s", 10e-6, 0.7, "fixed time of a graph node"),
     Parameter("sync", "s", 50e-6, 0.7, "a result handed to the host"),
     Parameter("call", "s", 250e-6, 0.5, "start of one run of the graph"),
-    Parameter("efficiency", "number", 0.4, 0.6, "share of the peak of large matmuls", 1.0),
+    Parameter("efficiency", "number", 0.33, 0.6, "share of the peak of large matmuls", 1.0),
     Parameter("rows_half", "number", 8.0, 0.7, "rows at which half of it is reached"),
     Parameter("attention_share", "number", 0.3, 0.7, "rate of attention beside matmuls", 1.0),
-    Parameter("score_flops", "number", 4000.0, 1.0, "operations that one softmax value costs"),
+    Parameter("score_flops", "number", 9000.0, 1.0, "operations that one softmax value costs"),
     Parameter("bandwidth_share", "number", 0.6, 0.3, "share of the memory bandwidth", 1.0),
     Parameter("move_share", "number", 0.8, 0.6, "the same for bytes of elementwise nodes"),
-    Parameter("fallback", "s", 1e-3, 1.0, "a node that the processor has to run"),
+    Parameter("fallback", "s", 1e-4, 1.0, "start of a node that the processor has to run"),
+    Parameter("host_flops", "flops_per_s", 1e11, 0.7, "rate of the processor in such nodes"),
     Parameter("copy_share", "number", 0.1, 0.7, "share of the bandwidth in copies there and back"),
 )
 
@@ -129,9 +130,11 @@ def _transfers_s(
 
 def _host_s(ops: OpTable, device: Device) -> F64:
     """Seconds of a host_sync [R]: a result handed over, or a node that falls back."""
-    copied = ops.activation_bytes / (device.bandwidth_bytes_per_s * device.parameter("copy_share"))
+    read = device.parameter
+    copied = ops.activation_bytes / (device.bandwidth_bytes_per_s * read("copy_share"))
+    computed = ops.executed_flops / read("host_flops")
     away = ops.activation_bytes > 0
-    return np.where(away, device.parameter("fallback") + copied, device.parameter("sync"))
+    return np.where(away, read("fallback") + copied + computed, read("sync"))
 
 
 def call_overhead_s(device: Device, dtype: str = "fp32") -> float:
