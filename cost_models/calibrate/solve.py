@@ -190,22 +190,31 @@ def noise(residual: F64) -> float:
 
 
 def design_effect(residual: F64, group: I64) -> float:
-    """1 + (mean group size - 1) * correlation inside a group, at least 1.
+    """1 + (mean group size - 1) * correlation inside a group, at least 1 (Kish 1965).
 
-    The correlation is the one-way analysis of variance's (Kish 1965), on residuals clipped to
-    three times the noise so that single outliers do not make it; the mean size is weighted by
-    rows.
+    The mean size is weighted by rows.
+    """
+    between, within = components(residual, group)
+    if between == 0:
+        return 1.0
+    sizes = np.bincount(np.unique(group, return_inverse=True)[1]).astype(np.float64)
+    correlation = between / (between + within)
+    return 1 + (float((sizes**2).sum()) / residual.size - 1) * correlation
+
+
+def components(residual: F64, group: I64) -> tuple[float, float]:
+    """Variances between groups and within them, by one-way analysis of variance.
+
+    Residuals are clipped to three times the noise, so that single outliers do not make it.
     """
     _, number = np.unique(group, return_inverse=True)
     sizes = np.bincount(number).astype(np.float64)
     N, G = residual.size, sizes.size
     if G < 2 or N <= G:
-        return 1.0
+        return 0.0, float(noise(residual) ** 2)
     r = np.clip(residual, -3 * noise(residual), 3 * noise(residual))
     means = np.bincount(number, weights=r) / sizes
     within = float(((r - means[number]) ** 2).sum()) / (N - G)
     between = float((sizes * (means - r.mean()) ** 2).sum()) / (G - 1)
     typical = (N - float((sizes**2).sum()) / N) / (G - 1)
-    extra = max(0.0, (between - within) / typical)
-    correlation = extra / max(extra + within, 1e-300)
-    return 1 + (float((sizes**2).sum()) / N - 1) * correlation
+    return max(0.0, (between - within) / typical), max(within, 1e-300)
