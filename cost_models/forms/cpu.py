@@ -110,6 +110,32 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter("thread_start", "s", 3 * US, 0.8, "time to start a parallel region"),
 )
 
+
+def _coarse() -> list[Parameter]:
+    found = []
+    for d in FAMILIES:
+
+        def add(name: str, dimension: str, default: float, sd: float, top: float | None) -> None:
+            found.append(Parameter(f"{name}_{d}", dimension, default, sd, _ABOUT[name], top))  # noqa: B023
+
+        add("context", "s", 60 * US, 2.0, None)
+        add("efficiency_matmul", "number", 0.25, 1.2, 1.0)
+        add("pack", "bytes_per_s", 100 * GB, 2.0, None)
+        add("ramp_4", "number", 1.0, 0.3, None)
+    return found
+
+
+_ABOUT = {
+    "context": "fixed time of an operator of any kind, whatever dispatches it",
+    "efficiency_matmul": "share of the peak of a large matmul",
+    "pack": "rate at which weights pass the caches",
+    "ramp_4": "efficiency at 4 rows beside that of many",
+}
+# What whole networks on machines of others can tell apart: a fixed time for every operator, a
+# rate of arithmetic, one of weights, and how well few rows fill it. Runtimes differ in the first
+# by a factor of ten and more, so the priors are wide.
+COARSE: tuple[Parameter, ...] = tuple(_coarse())
+
 _OVERHEAD = {
     "matmul": "overhead_matmul",
     "grouped_matmul": "overhead_grouped_matmul",
