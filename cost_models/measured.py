@@ -87,7 +87,8 @@ class Measured:
 
 def row_sums(values: F64, ops: OpTable, rows: int) -> F64:
     """Sums over the operators of each row [N] of `values` [R]."""
-    return np.bincount(ops.candidate, weights=values, minlength=rows)
+    found: F64 = np.bincount(ops.candidate, weights=values, minlength=rows).astype(np.float64)
+    return found
 
 
 def joined(parts: Sequence[Measured]) -> Measured:

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 #   matmul                [m, k] @ [k, n]; k x n weights are read; batch = 1
 #   attention_prefill     fused attention over m query and n key tokens, head width k, `batch`
 #                         = sequences x heads
-#   attention_importance  the same with an explicit softmax matrix, its column means (attention
-#                         received), top-k and the gather of the kept rows: a layer that drops
-#                         tokens pays it in place of attention_prefill
+#   attention_importance  an explicit softmax matrix, its column means (attention received),
+#                         top-k and the gather of the kept rows: a layer that drops tokens pays
+#                         it in place of attention_prefill or, long texts, of most of it
 #   attention_decode      one query token against n cached tokens
 #   grouped_matmul        `count` expert matmuls [m, k] @ [k, n], one per expert that has tokens
 #   elementwise           m rows of n values (bias + activation, residual + layer norm)

@@ -34,8 +34,8 @@ from dynsearch.gains.picks import (
 )
 from dynsearch.job import Job
 from dynsearch.progress import Progress
+from dynsearch.quality.apart import run_apart
 from dynsearch.quality.references import open_reference, reference_candidate
-from dynsearch.quality.train_apart import run_apart
 from dynsearch.search.runs import source_commit
 from dynsearch.threads import all_cores
 from search_spaces.codec import candidate_to_dict
