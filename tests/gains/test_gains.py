@@ -156,6 +156,13 @@ def test_every_named_point_and_reference_is_timed_in_its_own_group(result):
 
 
 @pytest.mark.ray
+def test_every_group_has_a_scale_from_the_full_network_on_search_rows(home, result):
+    plan = json.loads((home / "out" / "tiny-seed0" / "to-time.json").read_text())
+    assert all(g["whole_predicted_s"] > 0 for g in plan["groups"])
+    assert all(0 < t["scale"] < 1e4 for t in result["timings"])
+
+
+@pytest.mark.ray
 def test_references_are_fine_tuned_networks_of_their_own(home, result):
     names = [r["name"] for r in result["references"]]
     assert names[0] == "conventional"
@@ -220,6 +227,7 @@ def test_formats_threads_and_speed_ups_are_ratios_to_the_right_full_network():
             {
                 "dtype": dtype,
                 "batch": 1,
+                "scale": 1.5,
                 "per_sample_s": {"a": {"median": 1.0}, "full": {"median": full}},
                 "threads": {"threads": 2, "one_s": full, "all_s": full / 2},
             }
@@ -232,6 +240,7 @@ def test_formats_threads_and_speed_ups_are_ratios_to_the_right_full_network():
     assert "| int8, batch 1, 2 threads | 5.00x |" in lines
     (found,) = (g for g in agreement([result])["predicted"] if g["dtype"] == "int8")
     assert found["mape"] == 0.5  # half a second predicted, one measured
+    assert found["scaled"] == 0.25  # the machine was half as fast again: 0.75 seconds
     assert found["speed_up"] == 0.5  # 6 predicted, 4 measured
     assert found["spearman"] is None  # of one point
     assert "too few" in "\n".join(_agreement([result]))
