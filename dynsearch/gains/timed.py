@@ -30,7 +30,6 @@ from dynsearch.opened import reopen
 from dynsearch.search.runs import open_run
 from search_spaces.codec import candidate_from_dict
 
-
 WHOLE_ROWS = 64
 
 

@@ -68,13 +68,13 @@ def test_activations_are_those_of_the_widest_moment() -> None:
     assert eight == 8 * one  # serial runs with a batch of 1
 
 
-def test_dropping_tokens_needs_the_explicit_attention_matrix() -> None:
+def test_dropping_tokens_needs_the_attention_matrix_of_the_queries_that_rank_them() -> None:
     skim = Skim(layers=(1,), keep_rate=(0.5,))
     workload = Workload(batch=1, max_len=512)
     plain, dropping = activation_values(
         stack([FULL, replace(FULL, skim=(skim,))]), workload=workload
     )
-    assert dropping == 512 * 5 * 384 + 2 * 12 * 512 * 512
+    assert dropping == 512 * 5 * 384 + 2 * 12 * 64 * 512
     assert dropping > plain
 
 
