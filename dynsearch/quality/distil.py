@@ -111,7 +111,8 @@ def distil(
     dtype = training_dtype()
     teacher, full = DynamicEncoder(config, tuned), full_plan(config)
     config, state = split_experts(config, tuned, train, training.expert_counts, training.seed)
-    state = {k: v.clone().requires_grad_(is_trained(k)) for k, v in state.items()}
+    # by name, so that a network read from a file learns as the one that was written
+    state = {k: state[k].clone().requires_grad_(is_trained(k)) for k in sorted(state)}
     model = DynamicEncoder(config, state)
     optimizers = Optimizers(state, training)
     steps, width = distil_steps(len(train), training), piece_tokens(unlabelled or train)

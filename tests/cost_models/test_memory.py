@@ -75,7 +75,7 @@ def test_dropping_tokens_needs_the_attention_matrix_of_the_queries_that_rank_the
         stack([FULL, replace(FULL, skim=(skim,))]), workload=workload
     )
     assert dropping == 512 * 5 * 384 + 2 * 12 * 64 * 512
-    assert dropping > plain
+    assert plain == 512 * 10 * 384  # its feed-forward network is the widest moment
 
 
 def test_a_row_does_not_depend_on_its_neighbours() -> None:
