@@ -170,7 +170,7 @@ def _all_fronts(
         workload = _workload(one, batch)
         parts = fronts_for(one, workload, full.trace)
         full_s = _full_seconds(one, full, workload, formats=tuple(full.outer))
-        out += family_fronts(one, parts, full, batch=batch, full_s=full_s)
+        out += family_fronts(one, parts, full, workload=workload, full_s=full_s)
         progress.share((i + 1) / len(pairs))
     return out
 
@@ -232,6 +232,7 @@ def _front_record(front: FamilyFront, confirmed: dict[str, Confirmed]) -> dict[s
                 "selected_loss": p.selected_loss,
                 "error_bound": p.error_bound,
                 "predicted_s": p.predicted_s,
+                "predicted_high_s": p.predicted_high_s,
                 "confirmed": asdict(confirmed[p.id]) if p.id in confirmed else None,
             }
             for p in front.picks

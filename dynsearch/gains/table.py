@@ -130,7 +130,7 @@ def agreement(results: Sequence[Result]) -> dict[str, Any]:
     errors = [100 * (p["confirmed"]["error"] - p["selected_error"]) for p in _points_of(results)]
     groups = []
     for dtype, batch in dict.fromkeys((t["dtype"], t["batch"]) for t in results[0]["timings"]):
-        predicted, scaled, measured, speed = [], [], [], []
+        predicted, scaled, measured, speed, over = [], [], [], [], []
         for result in results:
             timed = next(
                 t for t in result["timings"] if (t["dtype"], t["batch"]) == (dtype, batch)
@@ -146,6 +146,7 @@ def agreement(results: Sequence[Result]) -> dict[str, Any]:
                         measured.append(times[p["id"]]["median"])
                         gain = times["full"]["median"] / measured[-1]
                         speed.append(front["full_predicted_s"] / predicted[-1] / gain)
+                        over.append(measured[-1] > p["predicted_high_s"])
         if not predicted:
             continue
         ratio = np.array(predicted) / np.array(measured)
@@ -160,6 +161,7 @@ def agreement(results: Sequence[Result]) -> dict[str, Any]:
                 "scaled": float(np.abs(np.array(scaled) / np.array(measured) - 1).mean()),
                 "speed_up": float(np.abs(np.array(speed) - 1).mean()),
                 "spearman": rank,
+                "over": float(np.mean(over)),
             }
         )
     return {
@@ -194,7 +196,9 @@ def _agreement(results: Sequence[Result]) -> list[str]:
         f"{accuracy['mean']:+.2f}, worst {accuracy['worst']:+.2f}.",
         "",
         "Predicted times with *one scale a group* are multiplied by measured over predicted time "
-        "of the full network on a few search rows, by number format and batch size.",
+        "of the full network on a few search rows, by number format and batch size. *Over "
+        "budget*: points slower than the upper end of their predicted 90 % interval, the budget "
+        "that a cautious search would have given them.",
         "",
         row(
             [
@@ -204,9 +208,10 @@ def _agreement(results: Sequence[Result]) -> list[str]:
                 "MAPE, one scale a group",
                 "error of speed-up",
                 "Spearman",
+                "over budget",
             ]
         ),
-        row(["---"] * 6),
+        row(["---"] * 7),
     ]
     for g in found["predicted"]:
         lines.append(
@@ -218,6 +223,7 @@ def _agreement(results: Sequence[Result]) -> list[str]:
                     f"{100 * g['scaled']:.1f} %",
                     f"{100 * g['speed_up']:.1f} %",
                     "too few" if g["spearman"] is None else f"{g['spearman']:.3f}",
+                    f"{100 * g['over']:.0f} %",
                 ]
             )
         )

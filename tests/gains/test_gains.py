@@ -135,6 +135,7 @@ def test_a_named_point_is_the_fastest_that_its_bound_allows(result):
         for point in front["points"]:
             for level in point["levels"]:
                 assert point["error_bound"] <= full + level + 1e-9
+                assert point["predicted_s"] < point["predicted_high_s"]
                 faster = [p for p in front["points"] if p["predicted_s"] < point["predicted_s"]]
                 assert all(p["error_bound"] > full + level for p in faster)
 
@@ -215,6 +216,7 @@ def test_formats_threads_and_speed_ups_are_ratios_to_the_right_full_network():
         "selected_loss": 0.0,
         "selected_error": 0.1,
         "predicted_s": 0.5,
+        "predicted_high_s": 0.9,
         "confirmed": {"loss": 0.0, "low": 0.0, "high": 0.0, "error": 0.1},
     }
     front = {"family": "joint", "dtype": "int8", "batch": 1, "points": [point]}
@@ -243,6 +245,7 @@ def test_formats_threads_and_speed_ups_are_ratios_to_the_right_full_network():
     assert found["scaled"] == 0.25  # the machine was half as fast again: 0.75 seconds
     assert found["speed_up"] == 0.5  # 6 predicted, 4 measured
     assert found["spearman"] is None  # of one point
+    assert found["over"] == 1.0  # one second, in place of at most 0.9
     assert "too few" in "\n".join(_agreement([result]))
 
 
