@@ -2,7 +2,7 @@
 
 `q_len` of 1 throughout is decoding, anything else causal prefill. Query heads that share a
 cached head are rows `m` of one problem when decoding: `batch` = sequences x cached heads. A
-group is a head width.
+group is a geometry: widths and numbers of heads.
 """
 
 from __future__ import annotations
@@ -11,7 +11,15 @@ from pathlib import Path
 
 import numpy as np
 
-from cost_models.adapters.gpu_rows import F64, I64, dtypes, operators, single, tables_by
+from cost_models.adapters.gpu_rows import (
+    F64,
+    I64,
+    dtypes,
+    joined_names,
+    operators,
+    single,
+    tables_by,
+)
 from cost_models.adapters.reader import CsvTable, read_csv
 from cost_models.measured import Measured
 from search_spaces.candidate import DTYPE_BYTES, DTYPES
@@ -34,17 +42,27 @@ COLUMNS = frozenset(
 
 
 def read(path: Path, root: Path) -> list[Measured]:
-    """One table for each device and framework; number formats of the cache are mixed."""
+    """One table for each device and framework; number formats of the cache are mixed.
+
+    Kernels written in Triton, the frameworks' fall-back, are a runtime of their own.
+    """
     table = read_csv(path, root, COLUMNS, repeats=True)
+    plain = np.zeros(len(table), dtype=bool)
+    if "kernel" in table:
+        plain = np.char.find(table.text("kernel"), "triton") >= 0
     decodes = bool((table.integer("q_len") == 1).all())
-    return tables_by(table, ("framework",), _decode if decodes else _prefill)
+    build = _decode if decodes else _prefill
+    parts = [table.take(rows) for rows in (~plain, plain) if rows.any()]
+    return [found for part in parts for found in tables_by(part, ("framework",), build)]
 
 
 def _finish(table: CsvTable, device: str, tables: list[OpTable], family: str) -> Measured:
-    framework = str(table.text("framework")[0]).split("/")[0]
-    group = np.char.add("head width ", table.text("head_dim"))
+    runtime = str(table.text("framework")[0]).split("/")[0]
+    if "kernel" in table and "triton" in str(table.text("kernel")[0]):
+        runtime += "-triton"
+    group = joined_names(*(table.text(name) for name in ("head_dim", "heads", "kv_heads")))
     ops = OpTable.concat(tables)
-    return single(table, device, ops, runtime=framework, family=family, group=group)
+    return single(table, device, ops, runtime=runtime, family=family, group=group)
 
 
 def _prefill(table: CsvTable, device: str) -> Measured:

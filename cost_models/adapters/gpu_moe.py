@@ -68,7 +68,7 @@ def _build(table: CsvTable, device: str) -> Measured:
     )
     moved = assigned
     if "kernel" in table:  # this one also writes zeros for tokens of experts that are elsewhere
-        moved = np.where(np.char.find(table.text("kernel"), "triton_triton") >= 0, t * top, moved)
+        moved = np.where(np.char.find(table.text("kernel"), "triton") >= 0, t * top, moved)
     ops = layer_ops(
         h,
         np.maximum(f / tp, 1.0),
@@ -80,7 +80,8 @@ def _build(table: CsvTable, device: str) -> Measured:
     )
     group = joined_names(shape, table.text("topk"))
     shared = bool((tp * ep > 1).any())
-    runtime = f"{framework}-rank" if shared else framework
+    scaled = "-fp8-tensor" if str(table.text("dtype")[0]) == "fp8" else ""  # other kernels
+    runtime = f"{framework}{scaled}{'-rank' if shared else ''}"
     return single(table, device, ops, runtime=runtime, family="moe", group=group)
 
 
