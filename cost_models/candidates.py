@@ -16,7 +16,14 @@ from numpy.typing import NDArray
 
 from cost_models.device import Device
 from cost_models.memory import layer_tokens, layer_values, peak_bytes
-from cost_models.price import Z90, call_overhead_s, miss_share, price_ops, shared_log_sd
+from cost_models.price import (
+    Z90,
+    call_overhead_s,
+    error_s,
+    miss_share,
+    price_ops,
+    shared_log_sd,
+)
 from search_spaces.candidate import DTYPE_BYTES, DTYPES, EXIT_BATCHING, CandidateBatch
 from search_spaces.errors import InputError, Problem
 from search_spaces.lowering.encoder import (
@@ -346,7 +353,11 @@ class _Pricer:
         return ops, inverse
 
     def _sum(self, case: _Case, shapes: tuple[OpTable, I64], row: I64, weight: F64) -> _Times:
-        """Price distinct shapes on every device, gather, add up by candidate."""
+        """Price distinct shapes on every device, gather, add up by candidate.
+
+        Errors of operators inside a layer add up as `error_s` says; layers repeat shapes, so
+        their errors are taken to be the same and add up plainly.
+        """
         ops, inverse = shapes
         B, U = len(self.candidates), int(inverse.max(initial=-1)) + 1
 
@@ -367,7 +378,7 @@ class _Pricer:
                     threads=self.workload.threads,
                     working_set_bytes=working_set,
                 )
-                both.append((unique(cost.time_s), unique(cost.time_s * cost.residual_log_sd)))
+                both.append((unique(cost.time_s), error_s(cost, ops, ops.candidate, U)))
             (warm, warm_sd), (cold, cold_sd) = both
             miss = case.miss[i]
             seconds.append(add(warm) + miss * add(cold - warm))

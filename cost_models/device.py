@@ -15,8 +15,7 @@ from __future__ import annotations
 
 import difflib
 import math
-import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -25,23 +24,42 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cost_models.forms import FORM_NAMES, parameters_of
+from cost_models.profile import (
+    CALIBRATION_TOOL,
+    SCHEMA_VERSION,
+    Profile,
+    load_profile,
+    may_not_set,
+    profile_file,
+    profile_names,
+    read_profile,
+    read_toml,
+    unknown_key,
+)
 from cost_models.units import SHOWN, split_key, to_si
 from search_spaces.candidate import DTYPES, PLAIN_DTYPE
 from search_spaces.errors import InputError, Problem
-from search_spaces.ops import KINDS
 
-SCHEMA_VERSION = 1
 GRADES: tuple[str, ...] = ("vendor", "measured", "secondary", "estimate")
 FOLDER = Path(__file__).parent / "devices"
 
 # Section -> stem -> dimension of its unit.
-CALIBRATION_TOOL = "dynsearch calibrate"  # `tool` of a profile that was fitted here
 FACTS: dict[str, dict[str, str]] = {
     "peak": dict.fromkeys(DTYPES, "flops_per_s"),
     "memory": {"capacity": "bytes", "bandwidth": "bytes_per_s"},
     "cache": {"l1": "bytes", "l2": "bytes", "l3": "bytes", "on_chip": "bytes"},
     "compute": {"units": "number", "clock": "per_s", "array": "number"},
     "power": {"idle": "w", "max": "w"},
+    "energy": {
+        "active": "w",
+        "host": "w",
+        "op_fp32": "j",
+        "op_fp16": "j",
+        "op_int8": "j",
+        "cache": "j_per_byte",
+        "dram": "j_per_byte",
+        "link": "j_per_byte",
+    },
 }
 REQUIRED: tuple[str, ...] = (
     "peak.fp32",
@@ -60,26 +78,6 @@ class Quantity:
     source: str
     grade: str  # one of GRADES
     origin: str = "datasheet"  # or "profile:<name>"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Profile:
-    """What was fitted to measurements of one device, runtime and thread count."""
-
-    name: str
-    base: str
-    date: str
-    tool: str
-    driver: str
-    runtime: str
-    threads: int
-    n: int
-    mape: float  # of groups left out of the fit
-    machine: str
-    shared_log_sd: float
-    residual_log_sd: Mapping[str, float]  # by operator kind
-    covered: Mapping[str, tuple[float, float]]  # smallest and largest m, k, n measured
-    model: Mapping[str, float]  # parameter name -> SI value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,23 +176,45 @@ class OutdatedProfileError(InputError):
     """A profile that was fitted by an earlier version, which knew fewer parameters."""
 
 
-def load_device(name_or_path: str | Path) -> Device:
+def load_device(name_or_path: str | Path, *, runtime: str | None = None) -> Device:
     """A shipped device by name, or any device file by path, its own profile laid over it.
 
+    Args:
+        name_or_path: Name of a shipped device, path of a file, or "NAME@RUNTIME".
+        runtime: Lay the shipped profile of this runtime over it; None: as the file stands.
+
     Raises:
-        InputError: unknown name (with the nearest ones) or a file with problems, all of them.
+        InputError: unknown name (with the nearest ones), no profile of that runtime (with those
+            that exist), or a file with problems, all of them.
         OutdatedProfileError: its profile was fitted by an earlier version.
     """
     text = str(name_or_path)
+    if runtime is None and "@" in text and not Path(text).is_file():
+        text, _, runtime = text.rpartition("@")
+    device = _load(text)
+    return device if runtime is None else overlay(device, _shipped(device.name, runtime))
+
+
+def _shipped(device: str, runtime: str) -> Profile:
+    """The shipped profile of a device and runtime."""
+    if (device, runtime) not in profile_names():
+        there = [name for _, name in profile_names(device)]
+        known = f"there are {', '.join(there)}" if there else "this device has none"
+        text = f"no profile of {device} for this runtime; {known}, or calibrate it"
+        raise InputError.one("profiles", "runtime", runtime, text)
+    return load_profile(profile_file(device, runtime))
+
+
+def _load(text: str) -> Device:
     path = Path(text)
     if path.suffix != ".toml" and not path.is_file():
         path = FOLDER / f"{text}.toml"
         if not path.is_file():
             raise InputError.one("devices", "name", text, _not_found(text))
-    file, data = str(name_or_path), _read(path)
+    file, data = text, read_toml(path)
     problems: list[Problem] = []
     device = _device(data, file, problems)
-    profile = _profile(data["profile"], file, problems) if "profile" in data else None
+    profile = read_profile(data["profile"], file, problems) if "profile" in data else None
     if problems or device is None:
         raise InputError(problems)
     if profile is None:
@@ -209,24 +229,6 @@ def load_device(name_or_path: str | Path) -> Device:
             "profile; run `dynsearch calibrate` again",
         )
     return overlay(device, profile)
-
-
-def load_profile(path: str | Path) -> Profile:
-    """The profile in a file: a profile of its own, or the one beside a device.
-
-    Raises:
-        InputError: no profile in it, or problems, all of them.
-    """
-    data = _read(Path(path))
-    if "profile" not in data:
-        raise InputError.one(
-            path, "profile", None, "the file has no table [profile]; write one with calibrate"
-        )
-    problems: list[Problem] = []
-    profile = _profile(data["profile"], str(path), problems)
-    if problems or profile is None:
-        raise InputError(problems)
-    return profile
 
 
 def overlay(device: Device, profile: Profile) -> Device:
@@ -248,7 +250,7 @@ def overlay(device: Device, profile: Profile) -> Device:
         )
     known = parameters_of(device.kind)
     problems += [
-        Problem(f"profile {profile.name}", f"model.{name}", str(value), _may_not_set(name))
+        Problem(f"profile {profile.name}", f"model.{name}", str(value), may_not_set(name))
         for name, value in profile.model.items()
         if name not in known
     ]
@@ -292,24 +294,6 @@ def _not_found(name: str) -> str:
     )
 
 
-def _may_not_set(name: str) -> str:
-    if name.split(".")[0] in FACTS or split_key(name)[0] in DTYPES or name.startswith("peak"):
-        return "a profile may not set facts of the device such as peaks; remove this key"
-    return "this is no parameter that can be calibrated; remove this key"
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        with path.open("rb") as stream:
-            return tomllib.load(stream)
-    except OSError as error:
-        raise InputError.one(
-            path, "", None, f"cannot be read ({error.strerror}); check the path"
-        ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError.one(path, "", None, f"is not valid TOML: {error}") from error
-
-
 def _device(data: Mapping[str, Any], file: str, problems: list[Problem]) -> Device | None:
     def complain(key: str, value: object, message: str) -> None:
         problems.append(Problem(file, key, "" if value is None else str(value), message))
@@ -323,7 +307,7 @@ def _device(data: Mapping[str, Any], file: str, problems: list[Problem]) -> Devi
         complain("kind", kind, f"unknown class of device; use one of {', '.join(FORM_NAMES)}")
     known = {"schema_version", "name", "kind", "summary", "profile", "model", *FACTS}
     for key in sorted(set(data) - known):
-        complain(key, None, _unknown(key, known))
+        complain(key, None, unknown_key(key, known))
     if kind not in FORM_NAMES:
         return None
     model = {p.name: p.dimension for p in parameters_of(kind).values()}
@@ -376,7 +360,7 @@ def _quantity(
     """(stem, quantity) of one entry, or None after complaining."""
     stem, unit = split_key(key)
     if stem not in stems:
-        complain(dotted, None, _unknown(stem, stems))
+        complain(dotted, None, unknown_key(stem, stems))
         return None
     if unit.dimension != stems[stem]:
         complain(dotted, None, f"needs a unit of {stems[stem]} at the end of its key")
@@ -410,77 +394,3 @@ def _quantity(
         source=str(source),
         grade=str(grade),
     )
-
-
-def _unknown(key: str, known: Mapping[str, Any] | set[str]) -> str:
-    near = difflib.get_close_matches(key, list(known), n=1)
-    return f"unknown key; did you mean {near[0]}?" if near else "unknown key; remove it"
-
-
-def _profile(table: object, file: str, problems: list[Problem]) -> Profile | None:
-    def complain(key: str, value: object, message: str) -> None:
-        shown = "" if value is None else str(value)
-        problems.append(Problem(file, f"profile.{key}", shown, message))
-
-    before = len(problems)
-    if not isinstance(table, dict):
-        complain("", table, "must be a table")
-        return None
-    texts = ("name", "base", "date", "tool", "driver", "runtime", "machine")
-    counts, numbers = ("threads", "n"), ("mape", "shared_log_sd")
-    tables = ("residual_log_sd", "covered", "model")
-    for key in sorted(set(table) - {*texts, *counts, *numbers, *tables}):
-        complain(key, table[key], _unknown(key, {*texts, *counts, *numbers, *tables}))
-    for key in texts:
-        if not isinstance(table.get(key), str):
-            complain(key, table.get(key), "is missing; write a text")
-    for key in (*counts, *numbers):
-        _check_number(table.get(key), key, complain)
-    for key in tables:
-        if not isinstance(table.get(key), dict):
-            complain(key, table.get(key), "is missing; write a table")
-    if len(problems) > before:
-        return None
-    for kind, value in table["residual_log_sd"].items():
-        if kind not in KINDS:
-            complain(f"residual_log_sd.{kind}", value, f"no operator kind: {', '.join(KINDS)}")
-        _check_number(value, f"residual_log_sd.{kind}", complain)
-    model = dict(_profile_model(table["model"], complain))
-    if len(problems) > before:
-        return None
-    return Profile(
-        **{key: table[key] for key in (*texts, *counts)},
-        mape=float(table["mape"]),
-        shared_log_sd=float(table["shared_log_sd"]),
-        residual_log_sd={k: float(v) for k, v in table["residual_log_sd"].items()},
-        covered={k: (float(v[0]), float(v[1])) for k, v in table["covered"].items()},
-        model=model,
-    )
-
-
-def _check_number(value: object, key: str, complain: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        complain(key, value, "must be a number")
-    elif not math.isfinite(value) or value < 0:
-        complain(key, value, "must be finite and not negative")
-
-
-def _profile_model(table: Mapping[str, Any], complain: Any) -> Iterator[tuple[str, float]]:
-    """(parameter, SI value) for what any form can calibrate; complains about the rest."""
-    known = {name: p for kind in FORM_NAMES for name, p in parameters_of(kind).items()}
-    for key, value in table.items():
-        stem, unit = split_key(key)
-        if stem not in known:
-            complain(f"model.{key}", value, _may_not_set(key))
-            continue
-        if unit.dimension != known[stem].dimension:
-            complain(f"model.{key}", value, f"needs a unit of {known[stem].dimension}")
-            continue
-        if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
-            complain(f"model.{key}", value, "must be a number, not negative")
-            continue
-        ceiling = known[stem].ceiling
-        if ceiling is not None and value > ceiling:
-            complain(f"model.{key}", value, f"is above {ceiling:g}: the peak would be wrong")
-            continue
-        yield stem, to_si(float(value), unit)

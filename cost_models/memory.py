@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from search_spaces import parameters
 from search_spaces.candidate import (
     DTYPE_BYTES,
     DTYPES,
@@ -62,8 +63,7 @@ def weight_values(
 ) -> F64:
     """Numbers (not bytes) in the weights that each candidate keeps [B]."""
     b, h = candidates.backbone, candidates.backbone.hidden_size
-    e = b.embedding_width
-    embeddings = (b.vocab_size + b.max_len + b.type_vocab_size + 2) * e + (e + 1) * h * (e != h)
+    embeddings = parameters.embedding_values(b)
     below = np.arange(b.num_layers) < candidates.depth[:, None]  # [B, L]
     split = below & (candidates.num_experts > 1)
     routed = np.where(split, candidates.num_experts * (2 * h + 1) + h, 0)  # router, mean outputs
@@ -77,17 +77,12 @@ def weight_values(
 
 def layer_values(backbone: Backbone) -> int:
     """Numbers in one dense encoder layer, biases and norms included."""
-    h = backbone.hidden_size
-    return matrix_values(backbone) + 4 * h
+    return parameters.layer_values(backbone, backbone.stacks()[0])
 
 
 def matrix_values(backbone: Backbone) -> int:
     """Numbers in the matrices of one dense encoder layer and their biases."""
-    h, f = backbone.hidden_size, backbone.ffn_size
-    kv_heads = backbone.num_kv_heads or backbone.num_heads
-    qkv = h + 2 * kv_heads * backbone.head_size
-    up = 2 if backbone.ffn_kind == "gated" else 1
-    return (h + 1) * qkv + (h + 1) * h + (h + 1) * up * f + (f + 1) * h
+    return parameters.matrix_values(backbone, backbone.stacks()[0])
 
 
 def activation_values(candidates: CandidateBatch, *, workload: Workload) -> F64:

@@ -1,27 +1,39 @@
 """Operator table -> seconds and joules on a device, with intervals and where they come from.
 
-An error has two parts that propagate differently. The *shared* part (a device's clock, one wrong
-parameter) moves all operators of a device together; the *residual* part belongs to one kind of
-operator. Both are standard deviations of log(true / predicted). Bounds are 90 %.
+Errors are standard deviations of log(true / predicted), in four parts that propagate differently:
+
+    shared      a device's clock and its state: moves everything on the device together
+    parameters  what a calibration could not tell: moves operators as far as each depends on them
+    kind        a kind of operator that the form gets wrong, in all shapes of one network alike
+    residual    one shape of a kind on top of it, independent of other shapes
+
+Bounds are 90 %. The interval of a network is not the sum of its operators' bounds: `error_s` adds
+the parts up, the first three jointly, the last as independent.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cost_models.device import Device
+from cost_models.collectives import collective_time_s, log_sd_of
+from cost_models.device import Device, with_parameters
 from cost_models.energy import operator_energy_j
 from cost_models.forms import Terms, form_of
 from search_spaces.ops import KIND, KINDS, OpTable
 
 F64 = NDArray[np.float64]
+I64 = NDArray[np.int64]
 
 Z90 = 1.6448536269514722  # two-sided 90 % of a normal distribution
-OUTSIDE = 2.0  # residuals count this much where a shape lies outside the measured range
+OUTSIDE = 2.0  # errors count this much where a shape lies outside the measured range
+STEP = 1e-3  # of the logarithm of a parameter, to see what depends on it
+TINY = 1e-15  # seconds of operators that cost nothing
+MANY = 1_000_000  # cells of a table of networks and shapes that is still dense
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +46,16 @@ class OpCosts:
     energy_j: F64  # [R] NaN where the device states no power
     origin: str  # "datasheet" or "profile:<name>"
     shared_log_sd: float  # error common to all operators of the device
-    residual_log_sd: F64  # [R] error of the operator's kind on top of it
+    residual_log_sd: F64  # [R] error of the operator's shape on top of it
+    kind_log_sd: F64  # [R] error that operators of its kind share
+    parameter_log_sd: F64  # [R, P] error per unit of P independent causes in the parameters
+
+    @property
+    def own_log_sd(self) -> F64:
+        """Error of a single operator [R] beyond what the whole device shares."""
+        variance = self.residual_log_sd**2 + self.kind_log_sd**2
+        total: F64 = np.sqrt(variance + (self.parameter_log_sd**2).sum(axis=1))
+        return total
 
 
 def price_ops(
@@ -56,21 +77,85 @@ def price_ops(
     Returns:
         Times and energies multiplied by `ops.count`.
     """
+    once = operator_time_s(ops, device, threads=threads, working_set_bytes=working_set_bytes)
+    time = once * ops.count
+    cost = OpCosts(
+        time_s=time,
+        low_s=time,
+        high_s=time,
+        energy_j=operator_energy_j(
+            ops, once, device, from_memory=_from_memory(device, working_set_bytes)
+        )
+        * ops.count,
+        origin=device.origin,
+        shared_log_sd=shared_log_sd(device),
+        residual_log_sd=residual_log_sd(ops, device),
+        kind_log_sd=kind_log_sd(ops, device),
+        parameter_log_sd=_parameter_log_sd(ops, once, device, threads, working_set_bytes),
+    )
+    spread = np.exp(Z90 * np.hypot(cost.shared_log_sd, cost.own_log_sd))
+    return replace(cost, low_s=time / spread, high_s=time * spread)
+
+
+def _from_memory(device: Device, working_set_bytes: float | NDArray[Any] | None) -> F64 | float:
+    return 1.0 if working_set_bytes is None else miss_share(device, working_set_bytes)
+
+
+def error_s(cost: OpCosts, ops: OpTable, owner: I64, size: int) -> F64:
+    """Standard deviations [size] of the seconds of networks, without what the device shares.
+
+    Causes in the parameters and in a kind of operator move all operators of a network together;
+    errors of distinct shapes are independent, those of one shape are the same error.
+
+    Args:
+        cost: Of R operators.
+        ops: The operators.
+        owner: Network of each operator [R], 0 to size - 1.
+        size: Networks.
+    """
+
+    def squares(seconds: F64, part: I64, parts: int) -> F64:
+        total = np.bincount(owner * parts + part, weights=seconds, minlength=size * parts)
+        found: F64 = (total.reshape(size, parts) ** 2).sum(axis=1)
+        return found
+
+    one = np.zeros(len(ops), dtype=np.int64)
+    shape, shapes = _shapes(ops)
+    variance = squares(cost.time_s * cost.kind_log_sd, ops.kind, len(KINDS))
+    if shapes * size <= MANY:
+        variance += squares(cost.time_s * cost.residual_log_sd, shape, shapes)
+    else:
+        pair, first = np.unique(owner * shapes + shape, return_inverse=True)
+        total = np.bincount(first, weights=cost.time_s * cost.residual_log_sd)
+        variance += np.bincount(pair // shapes, weights=total**2, minlength=size)
+    for cause in range(cost.parameter_log_sd.shape[1]):
+        variance += squares(cost.time_s * cost.parameter_log_sd[:, cause], one, 1)
+    found: F64 = np.sqrt(variance)
+    return found
+
+
+def _shapes(ops: OpTable) -> tuple[I64, int]:
+    """Number of the shape of each operator [R], and how many there are."""
+    columns = np.stack([ops.kind, ops.m, ops.k, ops.n, ops.batch, ops.dtype], axis=1)
+    distinct, number = np.unique(columns, axis=0, return_inverse=True)
+    return number.reshape(-1), distinct.shape[0]
+
+
+def operator_time_s(
+    ops: OpTable,
+    device: Device,
+    *,
+    threads: int = 1,
+    working_set_bytes: float | NDArray[Any] | None = None,
+) -> F64:
+    """Seconds of one execution of every operator [R]: the device's form, collectives its link."""
     once = form_of(device.kind).operator_time_s(
         ops, device, threads=threads, working_set_bytes=working_set_bytes
     )
-    shared, residual = shared_log_sd(device), residual_log_sd(ops, device)
-    time = once * ops.count
-    spread = np.exp(Z90 * np.hypot(shared, residual))
-    return OpCosts(
-        time_s=time,
-        low_s=time / spread,
-        high_s=time * spread,
-        energy_j=operator_energy_j(ops, once, device) * ops.count,
-        origin=device.origin,
-        shared_log_sd=shared,
-        residual_log_sd=residual,
-    )
+    linked = ops.kind == KIND["collective"]
+    if linked.any():
+        once[linked] = collective_time_s(ops.take(linked), device.name)
+    return once
 
 
 def price_terms(
@@ -118,17 +203,61 @@ def shared_log_sd(device: Device) -> float:
 
 
 def residual_log_sd(ops: OpTable, device: Device) -> F64:
-    """The same for each operator's kind [R], doubled outside the shapes that were measured."""
-    default = form_of(device.kind).RESIDUAL_LOG_SD
+    """Error of each operator's shape [R], wider outside the shapes that were measured."""
+    found = _by_kind(ops, device, "residual_log_sd", form_of(device.kind).RESIDUAL_LOG_SD)
+    linked = ops.kind == KIND["collective"]
+    link_sd = log_sd_of(device.name) if linked.any() else math.nan
+    return found if math.isnan(link_sd) else np.where(linked, link_sd, found)
+
+
+def kind_log_sd(ops: OpTable, device: Device) -> F64:
+    """Error that operators of a kind share in one network [R], wider outside measured shapes."""
+    return _by_kind(ops, device, "kind_log_sd", 0.0)
+
+
+def _by_kind(ops: OpTable, device: Device, table: str, default: float) -> F64:
     if device.profile is None:
         return np.full(len(ops), default)
-    known = device.profile.residual_log_sd
+    known = getattr(device.profile, table)
     by_kind = np.array([known.get(name, default) for name in KINDS])
-    matmul = (ops.kind == KIND["matmul"]) | (ops.kind == KIND["grouped_matmul"])
+    return by_kind[ops.kind] * np.where(is_outside(ops, device), OUTSIDE, 1.0)
+
+
+def is_outside(ops: OpTable, device: Device) -> NDArray[np.bool_]:
+    """Whether each operator [R] lies outside the shapes that the profile was fitted to.
+
+    A profile states ranges of m, k and n for matmuls, and `KIND.AXIS` for other kinds; without a
+    profile nothing was measured, and the form's own errors already say so.
+    """
     outside = np.zeros(len(ops), dtype=bool)
-    for axis in ("m", "k", "n"):
-        if axis in device.profile.covered:
-            low, high = device.profile.covered[axis]
-            size = getattr(ops, axis)
-            outside |= (size < low) | (size > high)
-    return by_kind[ops.kind] * np.where(outside & matmul, OUTSIDE, 1.0)
+    if device.profile is None:
+        return outside
+    matmul = (ops.kind == KIND["matmul"]) | (ops.kind == KIND["grouped_matmul"])
+    for key, (low, high) in device.profile.covered.items():
+        kind, _, axis = key.rpartition(".")
+        size = getattr(ops, axis)
+        mine = ops.kind == KIND[kind] if kind else matmul
+        outside |= mine & ((size < low) | (size > high))
+    return outside
+
+
+def _parameter_log_sd(
+    ops: OpTable,
+    once: F64,
+    device: Device,
+    threads: int,
+    working_set_bytes: float | NDArray[Any] | None,
+) -> F64:
+    """Error of log time per unit of each independent cause [R, P], by moving the parameters."""
+    profile = device.profile
+    if profile is None or not profile.uncertain:
+        return np.zeros((len(ops), 0))
+    values, vectors = np.linalg.eigh(np.array(profile.log_covariance))
+    causes = vectors * np.sqrt(np.maximum(values, 0.0))  # [names, P]
+    slopes = np.empty((len(ops), len(profile.uncertain)))
+    for i, name in enumerate(profile.uncertain):
+        moved = with_parameters(device, {name: device.parameter(name) * float(np.exp(-STEP))})
+        time = operator_time_s(ops, moved, threads=threads, working_set_bytes=working_set_bytes)
+        slopes[:, i] = np.log(np.maximum(time, TINY) / np.maximum(once, TINY)) / -STEP
+    found: F64 = slopes @ causes
+    return found

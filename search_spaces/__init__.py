@@ -1,7 +1,8 @@
 """What a dynamic transformer is and which ones can be built. Imports numpy only."""
 
 from search_spaces.activity import Activity
-from search_spaces.backbones import count_parameters, list_backbones, load_backbone
+from search_spaces.backbone import Backbone, Stack
+from search_spaces.backbones import list_backbones, load_backbone
 from search_spaces.candidate import (
     CRITERIA,
     DTYPE_BYTES,
@@ -11,7 +12,6 @@ from search_spaces.candidate import (
     PLAIN_DTYPE,
     POOLING,
     RUNNABLE_DTYPES,
-    Backbone,
     Candidate,
     CandidateBatch,
     Cascade,
@@ -36,6 +36,7 @@ from search_spaces.codec import (
 from search_spaces.domains import Choice, Domain, FloatRange, IntRange
 from search_spaces.errors import DynsearchError, InputError, Problem
 from search_spaces.exits import exit_criteria, exit_criterion, exit_score
+from search_spaces.findings import Finding
 from search_spaces.inner import InnerSpace
 from search_spaces.lowering.encoder import (
     LayerShapes,
@@ -46,8 +47,9 @@ from search_spaces.lowering.encoder import (
     lower_layers,
 )
 from search_spaces.ops import KIND, KINDS, OpTable
+from search_spaces.parameters import count_parameters
 from search_spaces.space import FAMILIES, SearchSpace
-from search_spaces.validity import Finding, check, require_valid
+from search_spaces.validity import check, require_valid
 from search_spaces.workload import Workload, batch_order
 
 __all__ = [
@@ -83,6 +85,7 @@ __all__ = [
     "Problem",
     "SearchSpace",
     "Skim",
+    "Stack",
     "Workload",
     "apply_policy",
     "batch_order",

@@ -16,6 +16,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from search_spaces.backbone import Backbone as Backbone
+
 # Order is part of every OpTable: new types are appended.
 DTYPES: tuple[str, ...] = ("fp32", "bf16", "fp16", "int8", "tf32", "fp8", "int4")
 DTYPE_BYTES: dict[str, float] = {
@@ -48,36 +50,6 @@ POOLING: tuple[str, ...] = ("mean", "cls")
 CRITERIA: tuple[str, ...] = ("max_prob", "margin", "entropy", "entropy_normalized", "patience")
 
 Granularity = Literal["token", "sequence"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Backbone:
-    """Geometry of the network that the policies act on."""
-
-    name: str
-    type: str = "encoder"  # encoder, decoder, enc_dec, recurrent
-    num_layers: int
-    hidden_size: int
-    num_heads: int
-    ffn_size: int
-    vocab_size: int
-    max_len: int
-    num_kv_heads: int | None = None  # None: as many as num_heads
-    embedding_size: int | None = None  # None: hidden_size; another width is projected to it
-    ffn_kind: str = "mlp"  # mlp, gated
-    type_vocab_size: int = 2
-    tied_embeddings: bool = False
-    tied_layers: bool = False
-
-    @property
-    def head_size(self) -> int:
-        """Width of one attention head."""
-        return self.hidden_size // self.num_heads
-
-    @property
-    def embedding_width(self) -> int:
-        """Width of the embeddings, before any projection to `hidden_size`."""
-        return self.embedding_size or self.hidden_size
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

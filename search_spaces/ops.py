@@ -15,17 +15,27 @@ from numpy.typing import NDArray
 # Operator kinds. For every kind, (m, k, n, batch) mean:
 #   matmul                [m, k] @ [k, n]; k x n weights are read; batch = 1
 #   attention_prefill     fused attention over m query and n key tokens, head width k, `batch`
-#                         = sequences x heads
+#                         = sequences x query heads. A mask that kernels skip shows in the FLOPs:
+#                         executed_flops / (4 m n k batch) is the share of the scores that is
+#                         computed (about 1/2 where m = n and causal). Heads that share keys show
+#                         in activation_bytes
 #   attention_importance  the same with an explicit softmax matrix, its column means (attention
 #                         received), top-k and the gather of the kept rows: a layer that drops
 #                         tokens pays it in place of attention_prefill
-#   attention_decode      one query token against n cached tokens
-#   grouped_matmul        `count` expert matmuls [m, k] @ [k, n], one per expert that has tokens
+#   attention_decode      few query tokens per sequence against n cached tokens, head width k,
+#                         `batch` = sequences x key-value heads, m = query heads per key-value
+#                         head x query tokens per sequence (1 in plain decoding): the rows that
+#                         share the keys of one problem
+#   grouped_matmul        `batch` expert matmuls [m, k] @ [k, n] in one call, m rows each; bytes
+#                         and FLOPs are those of the call. Eager runtimes make one call per expert
+#                         that has tokens (batch 1, `count` = those experts), serving kernels one
+#                         for all of them (`batch` = those experts, count 1)
 #   elementwise           m rows of n values (bias + activation, residual + layer norm)
 #   reduce                m rows of n values to one (pooling, softmax of logits)
 #   gather                m rows of n values copied by index (compaction, dispatch, drop)
 #   host_sync             a decision read back by the host
-#   collective            m bytes over links (not used by encoders)
+#   collective            m bytes over links, n participants, k = index into COLLECTIVES; `batch`
+#                         = experts chosen per token where k is a dispatch or a combine, else 1
 KINDS: tuple[str, ...] = (
     "matmul",
     "attention_prefill",
@@ -39,6 +49,25 @@ KINDS: tuple[str, ...] = (
     "collective",
 )
 KIND = {name: i for i, name in enumerate(KINDS)}
+
+# What the bytes `m` of a collective are: the whole buffer of a participant, which is what comes
+# out of an all_gather and what goes into a reduce_scatter. A dispatch sends the tokens of one rank
+# to the ranks of their experts and a combine brings the answers back: `m` = those tokens once,
+# `weight_bytes` = one token of them, and `k` may also say how many experts there are in all, as
+# CODES times that number on top (nothing on top: many to a rank).
+COLLECTIVES: tuple[str, ...] = (
+    "all_reduce",
+    "all_gather",
+    "reduce_scatter",
+    "all_to_all",
+    "point_to_point",
+    "dispatch",  # one copy per rank that holds a chosen expert, large batches
+    "combine",
+    "dispatch_low_latency",  # one copy per chosen expert, few tokens
+    "combine_low_latency",
+)
+COLLECTIVE = {name: i for i, name in enumerate(COLLECTIVES)}
+CODES = 16
 
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]

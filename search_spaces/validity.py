@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Any
 
 from search_spaces.candidate import (
@@ -23,7 +21,6 @@ from search_spaces.candidate import (
     GRANULARITY,
     POOLING,
     RUNNABLE_DTYPES,
-    Backbone,
     Candidate,
     Exits,
     Experts,
@@ -31,12 +28,10 @@ from search_spaces.candidate import (
 )
 from search_spaces.errors import InputError, Problem
 from search_spaces.exits import exit_criterion
-from search_spaces.records import nearest
+from search_spaces.findings import Finding, Findings, check_backbone, nearest_divisor
 from search_spaces.vocabulary import (
     AGGREGATORS,
-    BACKBONE_TYPES,
     EXIT_GRANULARITY,
-    FFN_KINDS,
     HEADS,
     KV_POLICIES,
     LM_HEADS,
@@ -58,6 +53,14 @@ _RUNNABLE: dict[str, tuple[Any, ...]] = {
     "backbone.type": ("encoder",),
     "backbone.ffn_kind": ("mlp",),
     "backbone.tied_layers": (False,),
+    "backbone.head_width": (None,),
+    "backbone.positions": ("learned",),
+    "backbone.norm": ("layer",),
+    "backbone.norm_place": ("post",),
+    "backbone.embedding_norm": (True,),
+    "backbone.query_key_norm": (False,),
+    "backbone.biases": ("all",),
+    "backbone.num_experts": (1,),
     "dtype": RUNNABLE_DTYPES,
     "exits.head": ("linear", "pooler_linear"),
     "exits.granularity": ("sample",),
@@ -78,35 +81,6 @@ _RUNNABLE: dict[str, tuple[Any, ...]] = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
-    """One thing about a candidate that is wrong (reject) or needs care (warn)."""
-
-    severity: str  # reject, warn
-    rule: int
-    key: str
-    value: Any
-    reason: str
-    nearest: Any = None  # nearest legal value, None where there is no single one
-
-
-class _Findings(list[Finding]):
-    def reject(self, rule: int, key: str, value: Any, reason: str, near: Any = None) -> None:
-        self.append(
-            Finding(
-                severity="reject", rule=rule, key=key, value=value, reason=reason, nearest=near
-            )
-        )
-
-    def warn(self, rule: int, key: str, value: Any, reason: str) -> None:
-        self.append(Finding(severity="warn", rule=rule, key=key, value=value, reason=reason))
-
-    def one_of(self, key: str, value: str, known: Iterable[str]) -> None:
-        names = tuple(known)
-        if value not in names:
-            self.reject(0, key, value, f"is not known{nearest(value, names)}")
-
-
 def check(
     candidate: Candidate, *, workload: Workload | None = None, num_classes: int | None = None
 ) -> list[Finding]:
@@ -117,8 +91,8 @@ def check(
         workload: Where given, rules that depend on it (batch, longest input) are checked.
         num_classes: C; without it, thresholds whose range depends on C are not checked.
     """
-    found = _Findings()
-    _check_backbone(found, candidate.backbone)
+    found = Findings()
+    found.extend(check_backbone(candidate.backbone))
     n = candidate.backbone.num_layers
     if not 1 <= candidate.depth <= n:
         near = min(max(candidate.depth, 1), n)
@@ -141,7 +115,7 @@ def check(
 
 def not_lowered(candidate: Candidate) -> list[Finding]:
     """Values that can be described but not be costed or run yet."""
-    found = _Findings()
+    found = Findings()
     parts: dict[str, list[Any]] = {
         "backbone": [candidate.backbone],
         "exits": [candidate.exits] if candidate.exits else [],
@@ -194,24 +168,8 @@ def require_valid(
         raise InputError(problems)
 
 
-def _check_backbone(found: _Findings, backbone: Backbone) -> None:
-    found.one_of("backbone.type", backbone.type, BACKBONE_TYPES)
-    found.one_of("backbone.ffn_kind", backbone.ffn_kind, FFN_KINDS)
-    names = ("num_layers", "hidden_size", "num_heads", "ffn_size", "vocab_size", "max_len")
-    for name in names:
-        if getattr(backbone, name) < 1:
-            found.reject(0, f"backbone.{name}", getattr(backbone, name), "must be at least 1", 1)
-    heads, kv = backbone.num_heads, backbone.num_kv_heads
-    if heads >= 1 and backbone.hidden_size % heads:
-        near = _nearest_divisor(backbone.hidden_size, heads)
-        found.reject(0, "backbone.num_heads", heads, "must divide hidden_size", near)
-    if kv is not None and (kv < 1 or heads % kv):
-        near = _nearest_divisor(heads, kv)
-        found.reject(0, "backbone.num_kv_heads", kv, "must divide num_heads", near)
-
-
 def _check_exits(
-    found: _Findings, candidate: Candidate, exits: Exits, num_classes: int | None
+    found: Findings, candidate: Candidate, exits: Exits, num_classes: int | None
 ) -> None:
     depth, kind = candidate.depth, exits.criterion
     found.one_of("exits.criterion", kind, CRITERIA)
@@ -240,7 +198,7 @@ def _check_exits(
         _check_thresholds(found, exits, num_classes)
 
 
-def _check_patience(found: _Findings, exits: Exits) -> None:
+def _check_patience(found: Findings, exits: Exits) -> None:
     early = len(exits.layers)
     if exits.thresholds:
         reason = "patience counts agreeing exits and has no threshold"
@@ -253,7 +211,7 @@ def _check_patience(found: _Findings, exits: Exits) -> None:
         found.reject(1, "exits.patience", exits.patience, reason, near)
 
 
-def _check_thresholds(found: _Findings, exits: Exits, num_classes: int | None) -> None:
+def _check_thresholds(found: Findings, exits: Exits, num_classes: int | None) -> None:
     kind = exits.criterion
     if exits.patience is not None:
         reason = f"only criterion patience has it, this one is {kind}"
@@ -278,7 +236,7 @@ def _check_thresholds(found: _Findings, exits: Exits, num_classes: int | None) -
             found.warn(1, key, threshold, f"no score exceeds {legal[1]:g}: nothing leaves here")
 
 
-def _check_experts(found: _Findings, candidate: Candidate, moe: Experts) -> None:
+def _check_experts(found: Findings, candidate: Candidate, moe: Experts) -> None:
     backbone = candidate.backbone
     found.one_of("moe.granularity", moe.granularity, GRANULARITY)
     found.one_of("moe.origin", moe.origin, ORIGINS)
@@ -303,7 +261,7 @@ def _check_experts(found: _Findings, candidate: Candidate, moe: Experts) -> None
         if experts < 1:
             found.reject(1, key, experts, "must be at least 1", 1)
         elif cuts and backbone.ffn_size % experts:
-            near = _nearest_divisor(backbone.ffn_size, experts)
+            near = nearest_divisor(backbone.ffn_size, experts)
             reason = f"does not divide ffn_size {backbone.ffn_size}"
             found.reject(1, key, experts, reason, near)
     for i, (experts, k) in enumerate(zip(moe.num_experts, moe.top_k, strict=False)):
@@ -319,7 +277,7 @@ def _check_experts(found: _Findings, candidate: Candidate, moe: Experts) -> None
         found.reject(1, "moe.capacity_factor", moe.capacity_factor, reason, most)
 
 
-def _check_skim(found: _Findings, candidate: Candidate, skim: Skim, key: str) -> None:
+def _check_skim(found: Findings, candidate: Candidate, skim: Skim, key: str) -> None:
     for name, known in (
         ("mechanism", MECHANISMS),
         ("score", SCORES),
@@ -353,7 +311,7 @@ def _check_skim(found: _Findings, candidate: Candidate, skim: Skim, key: str) ->
         found.reject(3, f"{key}.mechanism", skim.mechanism, reason, "gate")
 
 
-def _check_cascade(found: _Findings, candidate: Candidate) -> None:
+def _check_cascade(found: Findings, candidate: Candidate) -> None:
     cascade = candidate.cascade
     if cascade is None:
         return
@@ -365,7 +323,7 @@ def _check_cascade(found: _Findings, candidate: Candidate) -> None:
         found.reject(1, "cascade.thresholds", cascade.thresholds, reason)
 
 
-def _check_pairs(found: _Findings, candidate: Candidate) -> None:
+def _check_pairs(found: Findings, candidate: Candidate) -> None:
     """Rules about two policies at once: legal, but each needs care."""
     exits, moe, skim = candidate.exits, candidate.moe, candidate.skim
     backbone = candidate.backbone
@@ -395,7 +353,7 @@ def _check_pairs(found: _Findings, candidate: Candidate) -> None:
         found.warn(11, "backbone.tied_layers", True, reason)
 
 
-def _check_workload(found: _Findings, candidate: Candidate, workload: Workload) -> None:
+def _check_workload(found: Findings, candidate: Candidate, workload: Workload) -> None:
     if candidate.exits and candidate.exit_batching == "serial" and workload.batch > 1:
         reason = f"serial runs one sample at a time, the workload's batch is {workload.batch}"
         found.reject(1, "exit_batching", "serial", reason, "compact")
@@ -404,16 +362,10 @@ def _check_workload(found: _Findings, candidate: Candidate, workload: Workload) 
         found.reject(0, "workload.max_len", workload.max_len, reason, candidate.backbone.max_len)
 
 
-def _check_layers(found: _Findings, key: str, layers: tuple[int, ...], num_layers: int) -> None:
+def _check_layers(found: Findings, key: str, layers: tuple[int, ...], num_layers: int) -> None:
     if list(layers) != sorted(set(layers)):
         found.reject(1, key, layers, "must ascend", tuple(sorted(set(layers))))
     outside = [layer for layer in layers if not 1 <= layer <= num_layers]
     if outside:
         inside = tuple(layer for layer in layers if 1 <= layer <= num_layers)
         found.reject(1, key, layers, f"layers are numbered 1..{num_layers}", inside)
-
-
-def _nearest_divisor(number: int, wish: int) -> int:
-    """The divisor of `number` nearest to `wish`, the smaller of two."""
-    divisors = [d for d in range(1, max(number, 1) + 1) if number % d == 0]
-    return min(divisors, key=lambda d: (abs(d - wish), d))

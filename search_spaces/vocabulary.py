@@ -2,6 +2,10 @@
 
 BACKBONE_TYPES = ("encoder", "decoder", "enc_dec", "recurrent")
 FFN_KINDS = ("mlp", "gated")
+POSITIONS = ("learned", "fixed", "rotary", "relative")
+NORMS = ("layer", "rms")
+NORM_PLACES = ("post", "pre")
+BIASES = ("all", "none", "qkv", "no_key")
 HEADS = ("linear", "pooler_linear", "student_attn", "norm_lm", "mlp_lm", "block_lm")
 LM_HEADS = ("norm_lm", "mlp_lm", "block_lm")
 AGGREGATORS = ("none", "cache", "poe", "vote")

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from cost_models import device as device_module
 from cost_models.calibrate.write import device_text
-from cost_models.device import Profile, load_device
+from cost_models.device import load_device
 from cost_models.forms import parameters_of
+from cost_models.profile import Profile
 from dynsearch import doctor
 from dynsearch.cli import run
 from dynsearch.commands.devices import is_calibrated

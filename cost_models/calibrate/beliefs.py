@@ -36,8 +36,8 @@ class Posterior:
     values: F64  # [P] SI
     covariance: F64  # [P, P] of the logarithms
     n: int  # rows that were used
-    sigma: float  # log noise of a row
-    design_effect: float  # rows that tell as much as one independent row
+    sigma: float  # log noise of the median row
+    design_effect: float  # rows that tell as much as one independent row, mean over rows
 
     @property
     def model(self) -> dict[str, float]:

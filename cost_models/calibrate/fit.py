@@ -39,8 +39,9 @@ from cost_models.calibrate.host import (
 )
 from cost_models.calibrate.plan import GENERIC, Item, make_plan, ops_of, working_set_bytes
 from cost_models.calibrate.write import device_text
-from cost_models.device import CALIBRATION_TOOL, Device, Profile, Quantity
+from cost_models.device import Device, Quantity
 from cost_models.forms import cpu, parameters_of
+from cost_models.profile import CALIBRATION_TOOL, Profile
 from search_spaces.candidate import DTYPES, Backbone
 from search_spaces.errors import DynsearchError
 from search_spaces.ops import OpTable

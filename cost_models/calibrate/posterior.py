@@ -59,6 +59,8 @@ class LeftOut:
     log_error: F64  # [N] log(measured / predicted)
     parameter_log_sd: F64  # [N] what the parameters' covariance alone says of the error
     fold: I64  # [N]
+    group: I64  # [N]
+    table: I64  # [N] which of the measured tables
 
     @property
     def mape(self) -> float:
@@ -97,8 +99,7 @@ def fit_rows(
         names = tuple(prior.value)
     prior = _completed(device, names, prior)
     rows = prepare(measured, threads=threads)
-    if len(rows) > limit:
-        rows = rows.take(np.linspace(0, len(rows) - 1, limit).astype(np.int64))
+    rows = rows.take(thinned(rows.table, limit))
     weight = np.ones(len(measured)) if table_weight is None else np.asarray(table_weight, float)
     return _posterior(rows, device, prior, weight[rows.table], start=None)[0]
 
@@ -156,7 +157,7 @@ def left_out(
     """
     prior = _completed(device, names, prior)
     rows = prepare(measured, threads=threads)
-    fold = deal(rows.group, folds)
+    fold = deal(rows.group, folds, table=rows.table)
     if fold.max() < 1:
         raise InputError.one(
             measured[0].source, "group", "1", "nothing can be left out of one group; measure more"
@@ -164,30 +165,69 @@ def left_out(
     error, spread, start = np.empty(len(rows)), np.empty(len(rows)), None
     for part in range(int(fold.max()) + 1):
         kept = np.flatnonzero(fold != part)
-        if kept.size > limit:
-            kept = kept[np.linspace(0, kept.size - 1, limit).astype(np.int64)]
+        kept = kept[thinned(rows.table[kept], limit)]
         found, solution = _posterior(rows.take(kept), device, prior, np.ones(kept.size), start)
         start = solution.x
         out = fold == part
         base, jacobian = parameter_slopes(rows.take(out), device, found)
         error[out] = np.log(rows.seconds[out]) - base
         spread[out] = spread_of(jacobian, found.covariance)
-    return LeftOut(log_error=error, parameter_log_sd=spread, fold=fold)
+    return LeftOut(
+        log_error=error,
+        parameter_log_sd=spread,
+        fold=fold,
+        group=rows.group,
+        table=rows.table,
+    )
 
 
-def deal(group: I64, folds: int) -> I64:
-    """Fold of every row [N]: groups in random but fixed order, dealt to the emptiest fold."""
-    _, number = np.unique(group, return_inverse=True)
-    sizes = np.bincount(number)
-    order = np.random.default_rng(0).permutation(sizes.size)
-    order = order[np.argsort(-sizes[order], kind="stable")]
-    filled = np.zeros(min(folds, sizes.size))
-    place = np.empty(sizes.size, dtype=np.int64)
-    for g in order:
-        place[g] = int(np.argmin(filled))
-        filled[place[g]] += sizes[g]
+def deal(group: I64, folds: int, *, table: I64 | None = None) -> I64:
+    """Fold of every row [N]: groups, largest first, to the emptiest fold of their table.
+
+    A group that occurs in several tables stays in one fold; each table is spread over all folds,
+    so that no fit is without rows of a family because its groups happened to be left out together.
+
+    Args:
+        group: Number of the group of each row [N].
+        folds: Parts, at most one per group.
+        table: Table of each row [N]; None: one table.
+    """
+    names, number = np.unique(group, return_inverse=True)
+    table = np.zeros(group.size, dtype=np.int64) if table is None else table
+    place = np.full(names.size, -1, dtype=np.int64)
+    random = np.random.default_rng(0)
+    folds = min(folds, names.size)
+    for part in np.unique(table):
+        sizes = np.bincount(number[table == part], minlength=names.size)
+        filled = np.zeros(folds)
+        for g in np.flatnonzero((sizes > 0) & (place >= 0)):
+            filled[place[g]] += sizes[g]
+        order = random.permutation(np.flatnonzero((sizes > 0) & (place < 0)))
+        turn = random.permutation(folds)  # who comes first among equally empty ones
+        for g in order[np.argsort(-sizes[order], kind="stable")]:
+            place[g] = turn[np.argmin(filled[turn])]
+            filled[place[g]] += sizes[g]
     found: I64 = place[number]
     return found
+
+
+def thinned(table: I64, limit: int) -> I64:
+    """At most `limit` rows, in order: small tables whole, the large ones by random rows."""
+    sizes = np.bincount(table)
+    if table.size <= limit:
+        return np.arange(table.size)
+    share = limit / np.count_nonzero(sizes)
+    for _ in range(sizes.size):  # what small tables leave over goes to the large ones
+        small = sizes <= share
+        share = (limit - sizes[small].sum()) / max(np.count_nonzero(~small), 1)
+    random = np.random.default_rng(0)
+    kept = [
+        random.permutation(np.flatnonzero(table == part))[: max(1, int(share))]
+        if sizes[part] > share
+        else np.flatnonzero(table == part)
+        for part in np.flatnonzero(sizes)
+    ]
+    return np.sort(np.concatenate(kept))
 
 
 def _completed(device: Device, names: Iterable[str] | None, prior: Prior | None) -> Prior:
@@ -215,6 +255,7 @@ def _task(
         log_predict=log_predict,
         log_seconds=np.log(rows.seconds),
         group=rows.group,
+        table=rows.table,
         weight=weight,
         mean=np.log([p.value[n] for n in names]),
         log_sd=np.array([p.log_sd[n] for n in names]),
@@ -234,7 +275,7 @@ def _posterior(
         values=np.exp(found.x),
         covariance=found.covariance,
         n=len(rows),
-        sigma=found.sigma,
-        design_effect=found.design_effect,
+        sigma=float(np.median(found.sigma)),
+        design_effect=float(np.mean(found.design_effect)),
     )
     return fitted, found

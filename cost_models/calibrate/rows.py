@@ -14,15 +14,15 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from cost_models.device import Device
-from cost_models.forms import form_of
 from cost_models.measured import Measured, row_sums
-from cost_models.price import call_overhead_s
+from cost_models.price import call_overhead_s, operator_time_s
 from search_spaces.candidate import DTYPES
 from search_spaces.errors import InputError
 from search_spaces.ops import OpTable
 
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
+SHORTEST = 1e-12  # seconds; so that a row that costs nothing has a logarithm
 _NOT_A_SHAPE = ("candidate", "layer", "count")
 
 
@@ -45,12 +45,14 @@ class Prepared:
 
     def predict(self, device: Device) -> F64:
         """Seconds of every row [N] with the parameters that the device states."""
-        once = form_of(device.kind).operator_time_s(
+        once = operator_time_s(
             self.ops, device, threads=self.threads, working_set_bytes=self.working_set
         )
-        start = np.array([call_overhead_s(device, name) for name in DTYPES])
-        total: F64 = self.counts @ once + self.calls * start[self.dtype]
-        return total
+        total: F64 = self.counts @ once
+        if self.calls.any():
+            start = np.array([call_overhead_s(device, name) for name in DTYPES])
+            total = total + self.calls * start[self.dtype]
+        return np.maximum(total, SHORTEST)
 
     def take(self, rows: NDArray[np.bool_] | I64) -> Prepared:
         """Some of the rows (indices or mask); operators that none of them runs are dropped."""

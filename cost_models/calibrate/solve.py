@@ -37,6 +37,7 @@ class Task:
         log_predict: Logarithms of the parameters [P] -> log seconds [N].
         log_seconds: What was measured [N].
         group: Number of the group of each row [N].
+        table: Number of the table of each row [N]; noise and design effect are a table's own.
         weight: Importance of each row [N], 1 for a plain one.
         mean: Prior of the logarithms [P].
         log_sd: Its width [P].
@@ -46,6 +47,7 @@ class Task:
     log_predict: Callable[[F64], F64]
     log_seconds: F64
     group: I64
+    table: I64
     weight: F64
     mean: F64
     log_sd: F64
@@ -59,8 +61,8 @@ class Solution:
     x: F64  # [P]
     covariance: F64  # [P, P] of the logarithms
     residual: F64  # [N] log(measured / predicted)
-    sigma: float  # log noise of a row
-    design_effect: float  # rows that tell as much as one independent row
+    sigma: F64  # [N] log noise of each row, one value a table
+    design_effect: F64  # [N] rows that tell as much as one independent row, one value a table
     evaluations: int
 
 
@@ -87,13 +89,16 @@ def maximum(task: Task, *, start: F64 | None = None, evaluations: int = EVALUATI
     moving = _moving(task, x)
     still = np.setdiff1d(np.arange(x.size), moving)
     x[still] = np.minimum(task.mean, task.top)[still]
-    sigma, effect, used = SIGMA_START, 1.0, 0
+    rows = task.log_seconds.size
+    sigma, effect, used = np.full(rows, SIGMA_START), np.ones(rows), 0
     for _ in range(2):
         x, count = _solve(task, x, moving, sigma, effect, evaluations)
         used += count
         residual = task.log_seconds - task.log_predict(x)
-        sigma = noise(residual)
-        effect = design_effect(residual, task.group)
+        for part in np.unique(task.table):
+            mine = task.table == part
+            sigma[mine] = noise(residual[mine])
+            effect[mine] = design_effect(residual[mine], task.group[mine])
     predicted = task.log_seconds - residual
     jacobian = slopes(task.log_predict, x, task.top, predicted, moving)
     return Solution(
@@ -121,7 +126,7 @@ def _moving(task: Task, x: F64) -> I64:
 
 
 def _solve(
-    task: Task, x: F64, moving: I64, sigma: float, effect: float, evaluations: int
+    task: Task, x: F64, moving: I64, sigma: F64, effect: F64, evaluations: int
 ) -> tuple[F64, int]:
     """Minimum over the moving parameters; the others stay where they are."""
     if moving.size == 0:
@@ -142,7 +147,7 @@ def _solve(
     def jacobian(part: F64) -> F64:
         full = whole(part)
         table = slopes(task.log_predict, full, task.top, task.log_predict(full), moving)
-        return np.vstack([table / sigma, np.diag(1 / task.log_sd[moving])])
+        return np.vstack([table / sigma[:, None], np.diag(1 / task.log_sd[moving])])
 
     def loss(z: F64) -> F64:
         rho = np.stack([z, np.ones_like(z), np.zeros_like(z)])
@@ -166,7 +171,7 @@ def _solve(
 
 
 def _covariance(
-    task: Task, jacobian: F64, moving: I64, residual: F64, sigma: float, effect: float
+    task: Task, jacobian: F64, moving: I64, residual: F64, sigma: F64, effect: F64
 ) -> F64:
     """Inverse of the posterior's curvature [P, P]; the prior's where no row tells anything."""
     robust = 1 / np.sqrt(1 + (residual / (ROBUST_FROM * sigma)) ** 2)
@@ -185,22 +190,31 @@ def noise(residual: F64) -> float:
 
 
 def design_effect(residual: F64, group: I64) -> float:
-    """1 + (mean group size - 1) * correlation inside a group, at least 1.
+    """1 + (mean group size - 1) * correlation inside a group, at least 1 (Kish 1965).
 
-    The correlation is the one-way analysis of variance's (Kish 1965), on residuals clipped to
-    three times the noise so that single outliers do not make it; the mean size is weighted by
-    rows.
+    The mean size is weighted by rows.
+    """
+    between, within = components(residual, group)
+    if between == 0:
+        return 1.0
+    sizes = np.bincount(np.unique(group, return_inverse=True)[1]).astype(np.float64)
+    correlation = between / (between + within)
+    return 1 + (float((sizes**2).sum()) / residual.size - 1) * correlation
+
+
+def components(residual: F64, group: I64) -> tuple[float, float]:
+    """Variances between groups and within them, by one-way analysis of variance.
+
+    Residuals are clipped to three times the noise, so that single outliers do not make it.
     """
     _, number = np.unique(group, return_inverse=True)
     sizes = np.bincount(number).astype(np.float64)
     N, G = residual.size, sizes.size
     if G < 2 or N <= G:
-        return 1.0
+        return 0.0, float(noise(residual) ** 2)
     r = np.clip(residual, -3 * noise(residual), 3 * noise(residual))
     means = np.bincount(number, weights=r) / sizes
     within = float(((r - means[number]) ** 2).sum()) / (N - G)
     between = float((sizes * (means - r.mean()) ** 2).sum()) / (G - 1)
     typical = (N - float((sizes**2).sum()) / N) / (G - 1)
-    extra = max(0.0, (between - within) / typical)
-    correlation = extra / max(extra + within, 1e-300)
-    return 1 + (float((sizes**2).sum()) / N - 1) * correlation
+    return max(0.0, (between - within) / typical), max(within, 1e-300)

@@ -1,11 +1,12 @@
-"""Device and profile -> the text of a TOML file that `load_device` reads back."""
+"""Device and profile -> the text of TOML files that `load_device` reads back."""
 
 from __future__ import annotations
 
 import json
 
-from cost_models.device import SCHEMA_VERSION, Device, Profile
+from cost_models.device import Device
 from cost_models.forms import parameters_of
+from cost_models.profile import SCHEMA_VERSION, Profile
 from cost_models.units import from_si, join_key, split_key
 
 
@@ -38,21 +39,44 @@ def device_text(device: Device, profile: Profile | None = None) -> str:
     return "\n".join(lines) + "\n"
 
 
+def profile_text(kind: str, profile: Profile) -> str:
+    """A profile as a file of its own.
+
+    Args:
+        kind: Form of the device that it is for.
+        profile: What was fitted, with parameters in SI units.
+    """
+    lines = [f"schema_version = {SCHEMA_VERSION}", *_profile_lines(kind, profile)]
+    return "\n".join(lines) + "\n"
+
+
 def _profile_lines(kind: str, p: Profile) -> list[str]:
     lines = ["", "[profile]"]
     for key in ("name", "base", "date", "tool", "driver", "runtime", "machine"):
         lines.append(f"{key} = {_text(getattr(p, key))}")
     lines += [f"threads = {p.threads}", f"n = {p.n}"]
     lines += [f"mape = {p.mape!r}", f"shared_log_sd = {p.shared_log_sd!r}"]
-    lines += ["", "[profile.residual_log_sd]"]
-    lines += [f"{name} = {value!r}" for name, value in sorted(p.residual_log_sd.items())]
+    if p.sources:
+        lines += ["sources = [", *(f"    {_text(source)}," for source in p.sources), "]"]
+    for name in ("residual_log_sd", "kind_log_sd"):
+        values = getattr(p, name)
+        if values or name == "residual_log_sd":
+            lines += ["", f"[profile.{name}]"]
+            lines += [f"{key} = {value!r}" for key, value in sorted(values.items())]
     lines += ["", "[profile.covered]"]
-    lines += [f"{axis} = [{low!r}, {high!r}]" for axis, (low, high) in sorted(p.covered.items())]
+    for axis, (low, high) in sorted(p.covered.items()):
+        lines.append(f"{_text(axis) if '.' in axis else axis} = [{low!r}, {high!r}]")
+    if p.uncertain:
+        lines += ["", "[profile.covariance]"]
+        lines.append(f"names = [{', '.join(_text(name) for name in p.uncertain)}]")
+        lines += ["log = ["]
+        lines += [f"    [{', '.join(f'{v:.4g}' for v in row)}]," for row in p.log_covariance]
+        lines += ["]"]
     lines += ["", "[profile.model]"]
     known = parameters_of(kind)
     for name, value in sorted(p.model.items()):
         key, written = _in_unit(name, known[name].dimension, value)
-        lines.append(f"{key} = {written!r}")
+        lines.append(f"{key} = {float(f'{written:.12g}')!r}")
     return lines
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from cost_models.candidates import working_set_bytes
 from cost_models.device import Device
 from cost_models.memory import peak_bytes
-from cost_models.price import Z90, call_overhead_s, price_ops, shared_log_sd
+from cost_models.price import Z90, call_overhead_s, error_s, price_ops, shared_log_sd
 from dynsearch.commands.devices import find_device
 from dynsearch.errors import InputError, Problem
 from dynsearch.quality.trace import Trace, load_trace
@@ -135,7 +135,7 @@ class Pricer:
         priced = price_ops(ops, self.device, threads=self.threads, working_set_bytes=weights)
         start = call_overhead_s(self.device, DTYPES[int(self.candidate.dtype[0])])
         seconds = float(priced.time_s.sum()) + start
-        residual = float((priced.time_s * priced.residual_log_sd).sum()) / seconds
+        residual = float(error_s(priced, ops, np.zeros(len(ops), np.int64), 1)[0]) / seconds
         spread = float(np.exp(Z90 * np.hypot(shared_log_sd(self.device), residual)))
         return Case(
             seconds=seconds,

@@ -16,7 +16,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from cost_models.device import Device
-from cost_models.price import call_overhead_s, miss_share, price_ops, shared_log_sd
+from cost_models.price import (
+    OpCosts,
+    call_overhead_s,
+    error_s,
+    miss_share,
+    price_ops,
+    shared_log_sd,
+)
 from dynsearch.sim.stages import (
     Stages,
     layer_weight_bytes,
@@ -201,8 +208,7 @@ def build_layer_cost(
             start = call_overhead_s(device, outer.dtype)
             both[i].append(_stage_table(cost.time_s, stages, layer_kind, start))
             both[2 + i].append(_stage_table(cost.energy_j, stages, layer_kind, 0.0))
-        residual = np.average(cost.residual_log_sd, weights=cost.time_s)
-        log_sd.append(float(np.hypot(shared_log_sd(device), residual)))
+        log_sd.append(float(np.hypot(shared_log_sd(device), _stage_error(cost, ops, stages))))
     warm_s, cold_s, warm_j, cold_j = (_joined(tables) for tables in both)
     minus = -np.ones(len(devices))
     return LayerCost(
@@ -216,6 +222,17 @@ def build_layer_cost(
         layer_bytes=layer_weight_bytes(outer),
         miss=partial(_miss_shares, tuple(devices)),
     )
+
+
+def _stage_error(cost: OpCosts, ops: OpTable, stages: Stages) -> float:
+    """Relative error of a stage without what the device shares, the mean by time.
+
+    Stages of one network repeat shapes, so their errors do not average out.
+    """
+    counts = [int(table.candidate.max(initial=-1)) + 1 for table, _ in stages]
+    starts = np.repeat(np.cumsum([0, *counts[:-1]]), [len(table) for table, _ in stages])
+    error = error_s(cost, ops, ops.candidate + starts, sum(counts))
+    return float(error.sum() / cost.time_s.sum())
 
 
 def _miss_shares(devices: tuple[Device, ...], working_sets: F64) -> F64:

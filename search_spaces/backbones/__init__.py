@@ -6,11 +6,13 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from search_spaces.candidate import Backbone
+from search_spaces.backbone import Backbone
 from search_spaces.errors import InputError
 from search_spaces.records import Reader, nearest, read_toml
 
 _FOLDER = Path(__file__).parent
+_NAMES = [f.name for f in fields(Backbone)]
+_LATER = frozenset(_NAMES[_NAMES.index("tied_layers") + 1 :])
 _KEYS = ("schema_version", "source", "num_parameters", "backbone")
 
 
@@ -56,27 +58,15 @@ def read_backbone_file(data: dict[str, Any], file: object) -> Backbone:
 
 
 def backbone_table(backbone: Backbone) -> dict[str, Any]:
-    """The backbone as a plain table; unset (None) fields are left out."""
-    values = {f.name: getattr(backbone, f.name) for f in fields(backbone)}
-    return {name: value for name, value in values.items() if value is not None}
+    """The backbone as a plain table.
 
-
-def count_parameters(backbone: Backbone, *, pooler: bool = True) -> int:
-    """Weights of a BERT-family encoder without task heads.
-
-    Three embedding tables and a layer norm; per layer Q, K, V, output projection, two
-    feed-forward matrices with biases and two layer norms; the pooler is h x h with a bias.
-
-    Args:
-        backbone: Geometry; `num_kv_heads`, `ffn_kind` and `tied_layers` are honoured.
-        pooler: Whether the pooler of the published checkpoint is counted.
+    Unset (None) fields are left out, and so are those that came later than the first files where
+    they have their default: tables, and hashes of them, stay as they were.
     """
-    h, f = backbone.hidden_size, backbone.ffn_size
-    kv = (backbone.num_kv_heads or backbone.num_heads) * backbone.head_size
-    norm = 2 * h
-    tables = backbone.vocab_size + backbone.max_len + backbone.type_vocab_size
-    up = 2 if backbone.ffn_kind == "gated" else 1
-    attention = 2 * (h * h + h) + 2 * (h * kv + kv)
-    layer = attention + up * (h * f + f) + (f * h + h) + 2 * norm
-    layers = 1 if backbone.tied_layers else backbone.num_layers
-    return tables * h + norm + layers * layer + (h * h + h if pooler else 0)
+    values = {f.name: getattr(backbone, f.name) for f in fields(backbone)}
+    plain = {f.name: f.default for f in fields(backbone) if f.name in _LATER}
+    return {
+        name: value
+        for name, value in values.items()
+        if value is not None and not (name in plain and value == plain[name])
+    }

@@ -106,15 +106,16 @@ def lower_layers(backbone: Backbone, shapes: LayerShapes) -> OpTable:
     """
     require_encoder(backbone)
     rows = Rows(as_ints(shapes.layer), as_ints(shapes.dtype))
-    h, heads = backbone.hidden_size, backbone.num_heads
-    kv_heads = heads if backbone.num_kv_heads is None else backbone.num_kv_heads
+    h, own = backbone.hidden_size, backbone.attention_width
     n_in, n_ffn, batch = as_ints(shapes.n_in), as_ints(shapes.n_ffn), as_ints(shapes.batch)
     real_in = 1.0 if shapes.real_in is None else shapes.real_in / n_in
     real_ffn: ArrayLike = 1.0 if shapes.real_ffn is None else shapes.real_ffn / n_ffn
     tokens = batch * n_ffn
-    rows.matmul(batch * n_in, h, h + 2 * kv_heads * backbone.head_size, real=real_in, body=True)
+    rows.matmul(
+        batch * n_in, h, own + 2 * backbone.kv_heads * backbone.head_size, real=real_in, body=True
+    )
     _attention(rows, backbone, shapes)
-    rows.matmul(tokens, h, h, real=real_ffn, body=True)
+    rows.matmul(tokens, own, h, real=real_ffn, body=True)
     _residual_norm(rows, tokens, h, real_ffn)
     _dense_ffn(rows, backbone, tokens, real_ffn, as_ints(shapes.num_experts) <= 1)
     add_expert_ffn(rows, backbone, shapes, real_ffn)

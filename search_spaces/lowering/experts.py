@@ -9,8 +9,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from search_spaces.candidate import GRANULARITY, Backbone
 from search_spaces.lowering.heads import require_encoder
-from search_spaces.lowering.rows import FLOPS_GELU, FLOPS_SOFTMAX, Rows, as_ints
-from search_spaces.ops import OpTable
+from search_spaces.lowering.rows import FLOPS_GELU, FLOPS_SOFTMAX, Rows, as_ints, broadcast
+from search_spaces.ops import COLLECTIVE, OpTable
 
 if TYPE_CHECKING:
     from search_spaces.lowering.encoder import LayerShapes
@@ -73,16 +73,66 @@ def add_expert_ffn(rows: Rows, backbone: Backbone, shapes: LayerShapes, real: Ar
     _router(rows, backbone, shapes, real)
     _dispatch(rows, backbone, shapes, real)
     k, batch, n = as_ints(shapes.top_k), as_ints(shapes.batch), as_ints(shapes.n_ffn)
-    up, tokens = up_projections(backbone), batch * n
+    tokens = batch * n
     touched = np.maximum(expected_experts(E, k, _routed(shapes)), 1.0)
     asked = tokens * k / touched  # rows per expert before rounding
     m = np.maximum(np.floor(asked + 0.5), 1.0)
     width = backbone.ffn_size // E
     h = np.full_like(width, backbone.hidden_size)
     more: dict[str, Any] = {"count": touched, "real": np.asarray(real) * asked / m, "where": split}
-    _expert_matmul(rows, m, h, up * width, **more)
-    rows.values("elementwise", m, width, moves=up + 1, flops=FLOPS_GELU, **more)
-    _expert_matmul(rows, m, width, h, **more)
+    _expert_matrices(rows, m, h, width, up_projections(backbone), **more)
+
+
+def add_experts(
+    rows: Rows,
+    backbone: Backbone,
+    *,
+    tokens: I64,
+    hidden: I64,
+    loaded: F64 | None,
+    grouped: bool,
+    where: Bool,
+) -> None:
+    """The experts of a backbone that has them: router, dispatch, loaded experts, weighted sum.
+
+    Args:
+        rows: Where the operators go; arrays below [R].
+        backbone: States experts, how many a token sees, and their width.
+        tokens: Tokens that enter the layer.
+        hidden: Width of the layer.
+        loaded: Experts that get tokens; None: expected of a fair router (`expected_experts`).
+        grouped: One call for all experts, counted on the device; else one call per expert, and
+            the host waits for the router.
+        where: Rows that have experts.
+    """
+    E, k = backbone.num_experts, backbone.experts_per_token
+    n = tokens.astype(np.float64)
+    rows.matmul(tokens, hidden, np.full_like(hidden, E), bias=0, where=where)
+    rows.values("reduce", tokens, E, moves=2, flops=FLOPS_SOFTMAX + 1, where=where)  # and top-k
+    rows.add("host_sync", m=tokens, where=where & (not grouped))
+    rows.values("gather", tokens * k, hidden, moves=2, flops=0, where=where)
+    fair = expected_experts(E, k, tokens) if loaded is None else np.asarray(loaded, np.float64)
+    touched = np.maximum(fair, 1.0)
+    batch = np.maximum(np.floor(touched + 0.5), 1.0) if grouped else np.ones_like(touched)
+    asked = n * k / (batch if grouped else touched)
+    m = np.maximum(np.floor(asked + 0.5), 1.0)
+    more: dict[str, Any] = {"batch": batch, "real": np.minimum(asked / m, 1.0), "where": where}
+    more["count"] = 1.0 if grouped else touched
+    bias = backbone.biases in ("all", "no_key")
+    width = np.full_like(hidden, backbone.expert_width)
+    _expert_matrices(rows, m, hidden, width, backbone.up_projections, bias=bias, **more)
+    rows.values("reduce", tokens * hidden, k, moves=1, flops=2, where=where)
+
+
+def _expert_matrices(
+    rows: Rows, m: F64, h: I64, width: I64, up: int, *, bias: bool = True, **more: Any
+) -> None:
+    """Up, activation and down of `batch` experts of m rows each."""
+    _expert_matmul(rows, m, h, up * width, bias=bias, **more)
+    every = m * more.get("batch", 1.0)
+    same = {name: value for name, value in more.items() if name != "batch"}
+    rows.values("elementwise", every, width, moves=up + 1, flops=FLOPS_GELU, **same)
+    _expert_matmul(rows, m, width, h, bias=bias, **more)
 
 
 def _by_token(shapes: LayerShapes) -> Bool:
@@ -140,15 +190,19 @@ def _dispatch(rows: Rows, backbone: Backbone, shapes: LayerShapes, real: ArrayLi
     rows.values("gather", tokens, h, moves=2, flops=0, count=2.0, where=unpadded)
 
 
-def _expert_matmul(rows: Rows, m: F64, k: I64, n: I64, **more: Any) -> None:
+def _expert_matmul(
+    rows: Rows, m: F64, k: I64, n: I64, *, bias: bool, batch: ArrayLike = 1.0, **more: Any
+) -> None:
+    experts = np.asarray(batch, dtype=np.float64)
     rows.add(
         "grouped_matmul",
         m=m,
         k=k,
         n=n,
-        weights=k * n + n,
-        activations=m * (k + n),
-        executed=2.0 * m * k * n,
+        batch=experts,
+        weights=experts * (k * n + n * bias),
+        activations=experts * m * (k + n),
+        executed=2.0 * experts * m * k * n,
         body=True,
         **more,
     )
@@ -156,4 +210,43 @@ def _expert_matmul(rows: Rows, m: F64, k: I64, n: I64, **more: Any) -> None:
 
 def up_projections(backbone: Backbone) -> int:
     """Matmuls that lead into the feed-forward network."""
-    return 2 if backbone.ffn_kind == "gated" else 1
+    return backbone.up_projections
+
+
+def lower_exchange(
+    backbone: Backbone,
+    *,
+    tokens: ArrayLike,
+    ranks: ArrayLike,
+    dtype: ArrayLike,
+    layer: ArrayLike = 0,
+    low_latency: bool = False,
+) -> OpTable:
+    """Tokens that travel to the ranks of their experts, and the answers back.
+
+    Args:
+        backbone: States how many experts a token sees.
+        tokens: Tokens on one rank [R].
+        ranks: Devices that the experts are spread over [R].
+        dtype: Index into DTYPES [R] of what flows between operators.
+        layer: 0-based layer [R].
+        low_latency: Kernels for few tokens, one copy per chosen expert; else those for many.
+
+    Returns:
+        A dispatch and a combine per row, as `search_spaces.ops.COLLECTIVES` counts their bytes.
+    """
+    n, places, types, layers = broadcast(tokens, ranks, dtype, layer)
+    rows = Rows(layers, types)
+    tail = "_low_latency" if low_latency else ""
+    h = float(backbone.hidden_size)
+    for name in (f"dispatch{tail}", f"combine{tail}"):
+        rows.add(
+            "collective",
+            m=np.rint(n * h * rows.width).astype(np.int64),
+            k=COLLECTIVE[name],
+            n=places,
+            batch=backbone.experts_per_token,
+            weights=h,
+            where=places > 1,
+        )
+    return rows.table()

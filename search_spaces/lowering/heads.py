@@ -7,7 +7,14 @@ from numpy.typing import ArrayLike
 
 from search_spaces.candidate import POOLING, Backbone
 from search_spaces.errors import InputError
-from search_spaces.lowering.rows import FLOPS_NORM, FLOPS_SOFTMAX, FLOPS_TANH, Rows, as_ints
+from search_spaces.lowering.rows import (
+    FLOPS_NORM,
+    FLOPS_SOFTMAX,
+    FLOPS_TANH,
+    Rows,
+    as_ints,
+    broadcast,
+)
 from search_spaces.ops import OpTable
 
 HEADS: tuple[str, ...] = ("pooler_linear", "linear")
@@ -102,6 +109,48 @@ def lower_compaction(
     )
     rows = Rows(layers, dtypes)
     rows.values("gather", stays * tokens, backbone.hidden_size, moves=2, flops=0)
+    return rows.table()
+
+
+def lower_token_choice(
+    backbone: Backbone,
+    *,
+    layer: ArrayLike,
+    batch: ArrayLike,
+    n: ArrayLike,
+    kept: ArrayLike,
+    dtype: ArrayLike,
+    scored: bool = True,
+    restores: bool = False,
+) -> OpTable:
+    """Tokens chosen by a learned router: scores, top-k, the kept ones side by side.
+
+    What a layer pays that only some of its tokens enter (mixture of depths, gates): a matmul of
+    width 1 and its sigmoid, top-k of each sequence, the gather of kept rows; and, where skipped
+    tokens stay in the sequence, the weighted sum back into their places.
+
+    Args:
+        backbone: Geometry.
+        layer: 0-based layer [R].
+        batch: Sequences [R].
+        n: Tokens per sequence before [R].
+        kept: Tokens per sequence that enter [R].
+        dtype: Index into DTYPES [R].
+        scored: Whether a router scores tokens; False: a score is there (attention received).
+        restores: Whether the answers return to their places among the skipped tokens.
+
+    Returns:
+        Table whose `candidate` is the row r.
+    """
+    layers, b, tokens, stay, types = broadcast(layer, batch, n, kept, dtype)
+    rows, h = Rows(layers, types), backbone.stacks()[-1].hidden
+    asks = np.full_like(b, scored, dtype=bool)
+    rows.matmul(b * tokens, h, 1, where=asks)
+    rows.values("elementwise", b * tokens, 1, moves=2, flops=FLOPS_TANH, where=asks)
+    rows.values("reduce", b, tokens, moves=2, flops=FLOPS_SOFTMAX)  # top-k
+    rows.values("gather", b * stay, h, moves=2, flops=0)
+    if restores:
+        rows.values("gather", b * stay, h, moves=3, flops=2)
     return rows.table()
 
 

@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from search_spaces.candidate import DTYPE_BYTES, DTYPES, PLAIN_DTYPE
 from search_spaces.ops import KIND, OpTable
 
+F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
 Bool = NDArray[np.bool_]
 
@@ -94,15 +95,30 @@ class Rows:
         )
         self.parts.append(table if where is None else table.take(where))
 
-    def matmul(self, m: I64, k: int, n: int, *, real: ArrayLike = 1.0, **more: Any) -> None:
-        """[m, k] @ [k, n] with a bias, weights k n + n."""
+    @property
+    def width(self) -> F64:
+        """Bytes of a value that flows between operators [R]."""
+        found: F64 = _WIDTH[self.dtype]
+        return found
+
+    def matmul(
+        self,
+        m: I64,
+        k: int | I64,
+        n: int | I64,
+        *,
+        bias: int | I64 | None = None,
+        real: ArrayLike = 1.0,
+        **more: Any,
+    ) -> None:
+        """[m, k] @ [k, n] with `bias` values of bias (None: n), weights k n + bias."""
         rows = m.astype(np.float64)
         self.add(
             "matmul",
             m=m,
             k=k,
             n=n,
-            weights=k * n + n,
+            weights=k * n + (n if bias is None else bias),
             activations=rows * (k + n),
             executed=2.0 * rows * k * n,
             real=real,
@@ -124,3 +140,8 @@ class Rows:
 def as_ints(values: ArrayLike) -> I64:
     """`values` as int64."""
     return np.asarray(values, dtype=np.int64)
+
+
+def broadcast(*values: ArrayLike) -> list[I64]:
+    """`values` as int64 arrays of one shape [R]."""
+    return [np.array(x) for x in np.broadcast_arrays(*np.atleast_1d(*map(as_ints, values)))]

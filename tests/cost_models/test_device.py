@@ -13,14 +13,13 @@ from cost_models.device import (
     GRADES,
     Device,
     OutdatedProfileError,
-    Profile,
     device_names,
     list_devices,
     load_device,
-    load_profile,
     overlay,
 )
 from cost_models.forms import FORM_NAMES, parameters_of
+from cost_models.profile import Profile, load_profile
 from search_spaces.candidate import DTYPES
 from search_spaces.errors import InputError
 
