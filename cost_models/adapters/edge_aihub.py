@@ -94,7 +94,7 @@ def read(path: Path, root: Path) -> list[Measured]:
     which = _line_of(table, lines)
     wanted = (which >= 0) & np.isin(table.text("precision"), list(WEIGHTS))
     wanted &= table.text("compute_unit") == "NPU"
-    board = np.array([board_of(str(name)) or "" for name in table.text("device")])
+    board = boards_of(table.text("device"))
     wanted &= board != ""
     runtime = table.text("runtime")
     keys = sorted({(str(b), str(r)) for b, r in zip(board[wanted], runtime[wanted], strict=True)})
@@ -117,6 +117,12 @@ def board_of(name: str) -> str | None:
     """Device file of a board of the AI Hub; None where there is none."""
     found = BOARDS.get(name)
     return found if found in device_names() else None
+
+
+def boards_of(names: NDArray[np.str_]) -> NDArray[np.str_]:
+    """Device files of boards [N]; an empty text where there is none."""
+    known = {str(name): board_of(str(name)) or "" for name in np.unique(names)}
+    return np.array([known[str(name)] for name in names], dtype=np.str_)
 
 
 def geometry_lines(path: Path, root: Path) -> list[_Line]:
@@ -195,7 +201,7 @@ def _line_of(table: CsvTable, lines: list[_Line]) -> NDArray[np.int64]:
 
 
 def _measured(table: CsvTable, lines: list[_Line], board: str, runtime: str) -> Measured:
-    nodes = np.nan_to_num(table.number("layers_cpu", blank=True), nan=0.0).astype(np.int64)
+    nodes = _cpu_nodes(table)
     precisions = [str(name) for name in table.text("precision")]
     label = np.array([_label(line) for line in lines])
     return Measured(
@@ -214,6 +220,13 @@ def _measured(table: CsvTable, lines: list[_Line], board: str, runtime: str) -> 
         group=label,
         peer_s={},
     )
+
+
+def _cpu_nodes(table: CsvTable) -> NDArray[np.int64]:
+    """Nodes of each row's graph that the processor ran [N]; an empty cell means none."""
+    nodes = np.nan_to_num(table.number("layers_cpu", blank=True, signed=True), nan=0.0)
+    table.refuse("layers_cpu", nodes < 0, "must be 0 or more; mend the row")
+    return nodes.astype(np.int64)
 
 
 def _label(line: _Line) -> str:

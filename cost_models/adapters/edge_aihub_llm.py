@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cost_models.adapters.edge_aihub import board_of
+from cost_models.adapters.edge_aihub import board_of, boards_of
 from cost_models.adapters.edge_llm_rows import STORED_BITS, decode_step, prompt
 from cost_models.adapters.edge_shapes import joined_ops
 from cost_models.adapters.reader import CsvTable, read_csv
@@ -53,7 +53,7 @@ def read(path: Path, root: Path) -> list[Measured]:
     table = read_csv(path, root, COLUMNS)
     known = np.isin(table.text("model"), list(BACKBONES))
     known &= np.isin(table.text("precision"), list(STORED_BITS))
-    board = np.array([board_of(str(name)) or "" for name in table.text("device")])
+    board = boards_of(table.text("device"))
     runtime = table.text("runtime")
     keys = zip(board, runtime, strict=True)
     found = []

@@ -1,4 +1,4 @@
-"""llama-bench of TinyLlama on Jetson Nano: tokens per second of a 512-token prompt and of decoding.
+"""llama-bench of TinyLlama on Jetson Nano: a prompt of 512 tokens, and decoding.
 
 Only rows with the whole network on the graphics processor are read: with fewer layers on it the
 processor does the rest, which is another device.

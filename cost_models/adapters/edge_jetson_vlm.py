@@ -1,10 +1,10 @@
 """A 2B vision-language model on Jetson Orin Nano: time of a prompt and of a token.
 
-The body is that of Qwen3-VL-2B (config.json of Qwen/Qwen3-VL-2B-Instruct: 28
-layers of 2048, 16 heads of 128, 8 of them for keys and values, feed-forward 6144, tied vocabulary
-of 151936); Cosmos-Reason2-2B is a fine-tuned one. Prompts are read where the file states their tokens and the time is that of
-the network alone (TensorRT); an image prompt adds its vision encoder, which runs before it and is
-not in the time.
+The body is that of Qwen3-VL-2B (config.json of Qwen/Qwen3-VL-2B-Instruct: 28 layers of 2048, 16
+heads of 128, 8 of them for keys and values, feed-forward 6144, tied vocabulary of 151936), of
+which Cosmos-Reason2-2B is a fine-tuned one. Prompts are read where the file states their tokens
+and the time is that of the network alone (TensorRT); an image prompt adds its vision encoder,
+which runs before it and is not in the time.
 """
 
 from __future__ import annotations
@@ -74,9 +74,9 @@ def _times(table: CsvTable, device: str, runtime: str) -> Measured:
     weights = [str(w) for w in table.text("weights")]
     steps = [decode_step(BODY, int(c), w) for c, w in zip(cached, weights, strict=True)]
     prompts = [prompt(BODY, int(tokens[i]), weights[i]) for i in stated]
-    token_s, prompt_s = table.seconds("tpot"), table.seconds("prefill_or_ttft")[stated]
+    token_s, prompt_s = table.seconds("tpot"), table.take(stated).seconds("prefill_or_ttft")
     lengths = np.array([f"decode {c}" for c in cached])
-    asked = np.array([f"prompt {int(t)}" for t in tokens[stated]], dtype=lengths.dtype)
+    asked = np.array([f"prompt {int(t)}" for t in tokens[stated]])
     return Measured(
         source=table.file,
         device=device,

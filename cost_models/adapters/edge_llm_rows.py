@@ -21,7 +21,7 @@ STORED_BITS: dict[str, float] = {
 
 
 def prompt(backbone: Backbone, tokens: int, weights: str) -> OpTable:
-    """One prompt of batch 1 and the logits of its last position, `weights` a key of STORED_BITS."""
+    """One prompt of batch 1 and its last logits; `weights` is a key of STORED_BITS."""
     table = lower_prefill(backbone, batch=1, tokens=tokens, dtype=DTYPES.index("fp16"))
     return _stored(table, weights)
 

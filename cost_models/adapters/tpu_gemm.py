@@ -90,9 +90,9 @@ def matmuls(
     m: NDArray[np.int64], k: NDArray[np.int64], n: NDArray[np.int64], dtypes: list[str]
 ) -> OpTable:
     """One matmul a row [m, k] @ [k, n], results as wide as the type returns them."""
-    width = np.array([DTYPE_BYTES[name] for name in dtypes])
+    width = np.array([DTYPE_BYTES[name] for name in dtypes], dtype=np.float64)
     result = np.array([RESULT_BYTES.get(name, DTYPE_BYTES[name]) for name in dtypes])
-    flops = 2.0 * m * k * n
+    flops = 2.0 * m.astype(np.float64) * k * n
     rows = m.shape[0]
     return OpTable(
         candidate=np.arange(rows),

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -160,7 +161,7 @@ def signatures(rows: Measured) -> list[bytes]:
     owner = rows.ops.candidate[order]
     bounds = np.searchsorted(owner, np.arange(len(rows) + 1))
     body = np.ascontiguousarray(values[order])
-    return [body[a:b].tobytes() for a, b in zip(bounds[:-1], bounds[1:], strict=True)]
+    return [body[a:b].tobytes() for a, b in pairwise(bounds)]
 
 
 def _log_ratio(points: Measured, sibling: Sibling) -> F64:

@@ -113,7 +113,8 @@ def _flops_per_s(device: Device) -> F64:
             share[i] = read("efficiency_int8")
         if name == "fp32":
             share[i] = read("efficiency") / read("fp32_passes")
-    return device.peak_flops_per_s * share
+    rate: F64 = device.peak_flops_per_s * share
+    return rate
 
 
 def _bytes(
@@ -152,11 +153,11 @@ def padded_flops(ops: OpTable, device: Device) -> F64:
 
 
 def _is_matmul(ops: OpTable) -> NDArray[np.bool_]:
-    return (ops.kind == KIND["matmul"]) | (ops.kind == KIND["grouped_matmul"])
+    return np.isin(ops.kind, (KIND["matmul"], KIND["grouped_matmul"]))
 
 
 def _is_attention(ops: OpTable) -> NDArray[np.bool_]:
-    return (ops.kind == KIND["attention_prefill"]) | (ops.kind == KIND["attention_importance"])
+    return np.isin(ops.kind, (KIND["attention_prefill"], KIND["attention_importance"]))
 
 
 def systolic_cycles(
@@ -171,7 +172,7 @@ def systolic_cycles(
 
     This equals the cycles of SCALE-Sim 3 (weight-stationary, compute bound) on every shape that
     was compared. An array with a second set of weight registers loads the next part while the
-    rows of this one pass; a part then takes max(m, A), and the fill is paid once.
+    rows of this one pass; every part but the last then takes max(m, A), and the fill is paid once.
 
     Args:
         m: Rows (tokens); any shape that broadcasts with the others.
@@ -186,7 +187,7 @@ def systolic_cycles(
     rows, inner, outer, side = (np.asarray(v, dtype=np.int64) for v in (m, k, n, array))
     parts = -(-outer // side) * -(-inner // side)
     if overlapped:
-        found: I64 = parts * np.maximum(rows, side) + 3 * side - 3
+        found: I64 = (parts - 1) * np.maximum(rows, side) + 3 * side + rows - 3
         return found
     cycles: I64 = parts * (3 * side + rows - 2) - 1
     return cycles

@@ -1,0 +1,96 @@
+"""A device from a measured relative: exact where it is one, and what else it must do."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cost_models.adapters.edge_shapes import Geometry, joined_ops, network
+from cost_models.calibrate.posterior import predict_rows
+from cost_models.calibrate.sibling import sibling_of, signatures, transfer
+from cost_models.device import load_device
+from cost_models.measured import Measured
+from search_spaces.errors import InputError
+
+NAMES = ("efficiency", "bandwidth_share", "node")
+BOARD = load_device("qualcomm-snapdragon-8-elite")
+
+
+def rows(noise: float = 0.0, seed: int = 0) -> Measured:
+    """Twelve encoders on a board that the form describes, but for what each has of its own."""
+    shapes = [
+        Geometry(
+            layers=layers,
+            hidden=h,
+            ffn=4 * h,
+            heads=4,
+            q_len=tokens,
+            kv_len=tokens,
+            weights=layers * 12.0 * h * h,
+        )
+        for layers, h in ((2, 256), (4, 512), (12, 768))
+        for tokens in (16, 64, 128, 384)
+    ]
+    table = Measured(
+        source="synthetic",
+        device=BOARD.name,
+        runtime="r",
+        family="end_to_end",
+        ops=joined_ops([network(shape, "fp16", "fp16") for shape in shapes]),
+        seconds=np.ones(len(shapes)),
+        calls=np.ones(len(shapes)),
+        group=np.array([shape.label for shape in shapes]),
+        peer_s={},
+    )
+    own = np.exp(np.random.default_rng(seed).normal(0, noise, len(shapes)))
+    return replace(table, seconds=predict_rows([table], BOARD) * own)
+
+
+@settings(max_examples=8, deadline=None)
+@given(factor=st.floats(0.1, 10.0), seed=st.integers(0, 100))
+def test_a_device_that_is_its_relative_times_a_factor_is_met_from_one_point(
+    factor: float, seed: int
+) -> None:
+    known = rows(noise=0.4, seed=seed)
+    new = replace(known, seconds=known.seconds * factor)
+    found = transfer(new.take(np.array([seed % 12])), [sibling_of([known], BOARD, names=NAMES)])
+    assert found.predict(new) == pytest.approx(new.seconds, rel=1e-3)
+    assert found.kin[0].log_factor == pytest.approx(np.log(factor), abs=1e-3)
+
+
+def test_the_relative_that_fits_the_points_weighs_most() -> None:
+    near, far = rows(noise=0.4, seed=1), rows(noise=0.4, seed=2)
+    siblings = [sibling_of([part], BOARD, names=NAMES) for part in (far, near)]
+    new = replace(near, seconds=near.seconds * 1.3)
+    found = transfer(new.take(np.arange(5)), siblings)
+    assert found.kin[0].sibling is siblings[1]
+    assert found.kin[0].weight > 0.95
+    assert sum(k.weight for k in found.kin) == pytest.approx(1)
+    assert found.predict(new) == pytest.approx(new.seconds, rel=0.05)
+
+
+def test_a_row_that_the_relative_never_ran_has_no_residual() -> None:
+    known = rows(noise=0.4)
+    relative = sibling_of([known.take(np.arange(8))], BOARD, names=NAMES)
+    assert (relative.carried(known)[8:] == 0).all()
+    assert (relative.carried(known)[:8] != 0).all()
+
+
+def test_signatures_depend_on_what_runs_and_not_on_the_order_of_operators() -> None:
+    table = rows()
+    turned = replace(table, ops=table.ops.take(np.arange(len(table.ops))[::-1]))
+    assert signatures(turned) == signatures(table)
+    assert len(set(signatures(table))) == len(table)
+
+
+def test_a_transfer_without_points_is_refused() -> None:
+    known = rows()
+    relative = sibling_of([known], BOARD, names=NAMES)
+    with pytest.raises(InputError, match="one measured row"):
+        transfer(known.take(np.arange(0)), [relative])
+    with pytest.raises(InputError, match="one measured relative"):
+        transfer(known, [])
