@@ -194,7 +194,8 @@ def test_the_spread_of_a_prediction_follows_its_parameters(gpu: Device) -> None:
     posterior = prior_only(gpu, prior)
     seconds, spread = predict_with_spread([rows], gpu, posterior)
     share = 1 - gpu.parameter("launch_half") / seconds[0]
-    assert_allclose(spread, [0.1 * share, 0.0], rtol=1e-2, atol=1e-9)
+    # memory and arithmetic overlap by a soft maximum: neither share is quite 1 or 0
+    assert_allclose(spread, [0.1 * share, 0.0], rtol=3e-2, atol=2e-6)
     assert_allclose(seconds, predict_rows([rows], with_parameters(gpu, posterior.model)))
 
 
