@@ -58,7 +58,7 @@ def test_a_faster_device_is_never_slower(
 
 @pytest.mark.parametrize(
     ("kind", "fixed"),
-    [("gpu", "launch"), ("tpu", "operator"), ("edge", "node")],
+    [("gpu", "launch_fp32"), ("tpu", "operator"), ("edge", "node")],
 )
 def test_doubling_the_peak_halves_the_time_of_a_large_matmul(
     make_ops: MakeOps, make_device: MakeDevice, kind: str, fixed: str
