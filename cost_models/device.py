@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cost_models import device_checks
 from cost_models.forms import FORM_NAMES, parameters_of
 from cost_models.profile import (
     CALIBRATION_TOOL,
@@ -325,11 +326,13 @@ def _device(data: Mapping[str, Any], file: str, problems: list[Problem]) -> Devi
         if key not in quantities and not any(p.key.startswith(key) for p in problems):
             complain(key, None, "is missing; state it with unit, source and grade")
     _check_ceilings(kind, quantities, complain)
+    warnings = device_checks.check(data, kind, quantities, complain)
     return Device(
         name=str(data.get("name")),
         kind=kind,
         summary=str(data.get("summary")),
         quantities=quantities,
+        warnings=warnings,
     )
 
 
