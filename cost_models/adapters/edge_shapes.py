@@ -149,9 +149,7 @@ def _attention(rows: Rows, q: int, kv: int, heads: int, width: int, count: float
     kind = "attention_decode" if q == 1 else "attention_prefill"
     moved = 2.0 * heads * width * (q + kv)
     flops = 4.0 * heads * q * kv * width
-    rows.add(
-        kind, m=q, k=width, n=kv, batch=heads, count=count, activations=moved, executed=flops
-    )
+    rows.add(kind, m=q, k=width, n=kv, batch=heads, count=count, activations=moved, executed=flops)
 
 
 def _residual_norm(rows: Rows, tokens: int, width: int, count: float) -> None:

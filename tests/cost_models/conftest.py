@@ -45,7 +45,11 @@ def make_ops() -> MakeOps:
             batch=batches.astype(np.int64),
             dtype=np.full(ms.size, DTYPES.index(dtype)),
             weight_bytes=width * ks * ns * (1.0 if "matmul" in kind else 0.0),
-            activation_bytes=width * ms * (ks + ns).astype(np.float64) * batches,
+            activation_bytes=width
+            * ms
+            * (ks + ns)
+            * batches
+            * (0.0 if kind == "host_sync" else 1.0),
             flops=flops,
             executed_flops=flops,
         )

@@ -177,7 +177,14 @@ def test_every_decision_of_the_host_is_one_dispatch_on_a_tpu(
 def test_weights_that_stay_on_chip_are_not_read_again(
     make_ops: MakeOps, make_device: MakeDevice
 ) -> None:
-    device = make_device("tpu", cache__on_chip=1e6, memory__bandwidth=1e6, peak__fp32=1e15)
+    device = make_device(
+        "tpu",
+        cache__on_chip=2e6,
+        memory__bandwidth=1e6,
+        peak__fp32=1e15,
+        model__vmem_share=0.5,
+        model__bandwidth_share=0.95,
+    )
     ops = make_ops(m=1)
     inside, outside = (time_of(device, ops, working_set_bytes=w)[0] for w in (1e6, 1.1e6))
     assert outside - inside == pytest.approx(256 * 256 * 4 / (1e6 * 0.95))
