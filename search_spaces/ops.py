@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 #                         in activation_bytes
 #   attention_importance  the same with an explicit softmax matrix, its column means (attention
 #                         received), top-k and the gather of the kept rows: a layer that drops
-#                         tokens pays it in place of attention_prefill
+#                         tokens pays it in place of attention_prefill or, long texts, of most of
+#                         it
 #   attention_decode      few query tokens per sequence against n cached tokens, head width k,
 #                         `batch` = sequences x key-value heads, m = query heads per key-value
 #                         head x query tokens per sequence (1 in plain decoding): the rows that

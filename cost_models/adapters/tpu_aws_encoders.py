@@ -1,4 +1,4 @@
-"""Encoders of BERT's family and ViT on AWS instances: Inferentia, and processors and GPUs beside it.
+"""Encoders of BERT's family and ViT on AWS: Inferentia, and processors and GPUs beside it.
 
 One file layout serves all three classes of device, so one adapter reads them. Rows of a device
 without a device file are not read (`unread` says which). Inferentia's compiler casts the matmuls

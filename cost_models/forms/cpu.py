@@ -91,12 +91,12 @@ def _per_family() -> list[Parameter]:
         add("problem_importance", "s", 1.2 * US, 0.8, "explicit attention, each of them")
         add("call", "s", 100 * US, 0.7, "fixed time of a forward pass, from ids to an answer")
         add("efficiency_attention", "number", 0.5, 0.6, "the same for fused attention", 1.0)
-        add("efficiency_importance", "number", 0.4, 0.6, "the same for explicit attention", 1.0)
+        add("efficiency_scores", "number", 0.4, 0.6, "the same for explicit scores", 1.0)
         add("move_elementwise", "bytes_per_s", 60 * GB, 0.5, "bytes moved by elementwise kernels")
         add("efficiency_elementwise", "number", 0.15, 0.7, "share of the fp32 peak", 1.0)
         add("move_reduce", "bytes_per_s", 8 * GB, 0.8, "bytes moved by reductions")
         add("move_gather", "bytes_per_s", 8 * GB, 0.8, "bytes moved by gathers")
-        add("move_importance", "bytes_per_s", 8 * GB, 0.8, "bytes moved by explicit attention")
+        add("move_scores", "bytes_per_s", 8 * GB, 0.8, "bytes moved by explicit scores")
     return found
 
 
@@ -131,14 +131,14 @@ _MOVE = {
     "elementwise": "move_elementwise",
     "reduce": "move_reduce",
     "gather": "move_gather",
-    "attention_importance": "move_importance",
+    "attention_importance": "move_scores",
 }
 _EFFICIENCY = {
     "matmul": "efficiency_matmul",
     "grouped_matmul": "efficiency_matmul",
     "attention_prefill": "efficiency_attention",
     "attention_decode": "efficiency_attention",
-    "attention_importance": "efficiency_importance",
+    "attention_importance": "efficiency_scores",
     "elementwise": "efficiency_elementwise",
 }
 _MATMULS = ("matmul", "grouped_matmul")
