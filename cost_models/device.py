@@ -288,7 +288,8 @@ def with_parameters(device: Device, values: Mapping[str, float]) -> Device:
 
 def _not_found(name: str) -> str:
     names = device_names()
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.3) or names
+    inside = [n for n in names if name and name.lower() in n]
+    near = inside or difflib.get_close_matches(name, names, n=3, cutoff=0.3) or names
     return (
         f"no such device; nearest: {', '.join(near)}. Give a path to a device file, "
         "or make one for this machine with dynsearch calibrate"
