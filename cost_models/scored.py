@@ -65,13 +65,16 @@ class Scored:
 
 def calibrated(scored: Sequence[Scored]) -> list[Scored]:
     """Spreads scaled by how the same protocol did on other devices of the form and family."""
-    found = []
+    alike: dict[tuple[object, ...], list[Scored]] = {}
     for s in scored:
-        alike = [o for o in scored if _protocol(o) == _protocol(s)]
-        errors = _by_device(alike, [o.error for o in alike])
-        spreads = _by_device(alike, [o.log_sd for o in alike])
-        factor = scale_of_others(errors, spreads, s.subject.device.name)
-        found.append(replace(s, log_sd=s.log_sd * factor))
+        alike.setdefault(_protocol(s), []).append(s)
+    found = []
+    for part in alike.values():
+        errors = _by_device(part, [o.error for o in part])
+        spreads = _by_device(part, [o.log_sd for o in part])
+        for s in part:
+            factor = scale_of_others(errors, spreads, s.subject.device.name)
+            found.append(replace(s, log_sd=s.log_sd * factor))
     return found
 
 
