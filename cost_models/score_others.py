@@ -72,7 +72,8 @@ def _made(
 
 
 def _collectives(linked: Sequence[tuple[Measured, Link]], unknown: bool) -> list[Scored]:
-    scored, fresh = [], []
+    scored: list[Scored] = []
+    fresh: list[Scored] = []
     fitted = [link_fit.fit_link(link, table) for table, link in linked] if unknown else []
     for table, link in linked:
         fold = deal(np.unique(table.group, return_inverse=True)[1], FOLDS)
@@ -99,7 +100,8 @@ def _collectives(linked: Sequence[tuple[Measured, Link]], unknown: bool) -> list
 
 
 def _energy(tables: Sequence[Measured], unknown: bool) -> list[Scored]:
-    scored, fresh = [], []
+    scored: list[Scored] = []
+    fresh: list[Scored] = []
     for table in tables:
         device = load_device(table.device)
         prior = coefficients(device, idle_w=idle_of(table))

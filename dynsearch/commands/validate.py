@@ -95,8 +95,9 @@ LEGEND = (
     "out*: the device was measured, but whole models, geometries or ranges of shapes were not. "
     "*Device left out*: nothing of the device was measured; *30 rows*: 30 of its rows, chosen by "
     "information, were. Coverage is the share of rows inside their 90 % interval, width the mean "
-    "of its upper over its lower end, minus 1. The roofline is that of the datasheet; of energy it "
-    "is full board power. Of tables with more than 3000 rows as many are drawn with a fixed seed."
+    "of its upper over its lower end, minus 1. The roofline is that of the datasheet; energy has "
+    "full board power in its place. Of tables with more than 3000 rows, 3000 are drawn with a "
+    "fixed seed."
 )
 
 
