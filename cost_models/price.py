@@ -185,8 +185,8 @@ def call_overhead_s(device: Device, dtype: str = "fp32") -> float:
 def miss_share(device: Device, working_set_bytes: float | NDArray[Any] | None) -> F64:
     """How far a time lies between its value with cached weights (0) and from memory (1).
 
-    Times are linear in it, so pricing at both ends covers every working set. Forms whose times
-    do not depend on the working set return 1.
+    Times are linear in it, so pricing at both ends covers every working set. Forms that have no
+    such share run whole networks from memory: 1.
     """
     share = getattr(form_of(device.kind), "miss_share", None)
     if share is None:

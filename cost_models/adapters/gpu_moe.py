@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import NDArray
 
 from cost_models.adapters.gpu_rows import F64, dtypes, joined_names, operators, single, tables_by
 from cost_models.adapters.reader import CsvTable, read_csv
@@ -90,9 +90,9 @@ def layer_ops(
     f: F64,
     assigned: F64,
     touched: F64,
-    dtype: np.ndarray,
+    dtype: NDArray[np.int64],
     *,
-    gates: ArrayLike = 2.0,
+    gates: F64 | float = 2.0,
     moved: F64 | None = None,
 ) -> OpTable:
     """Two grouped matmuls for each of N rows; `count` is the experts that got tokens.

@@ -111,10 +111,10 @@ def greedy(covariance: F64, count: int) -> I64:
     return np.array(chosen, dtype=np.int64)
 
 
-def require_enough(
+def told_by(
     measured: Sequence[Measured], device: Device, posterior: Posterior, *, each: int = 3
-) -> None:
-    """Refuse rows that are too few for the parameters that they are to tell.
+) -> tuple[tuple[str, ...], dict[str, int]]:
+    """Parameters that rows tell of, and those that too few of them do.
 
     A row tells of a parameter where its time depends on it with a slope of a tenth or more.
 
@@ -122,19 +122,25 @@ def require_enough(
         measured: Rows that a fit is to use.
         device: Facts of the device.
         posterior: Names to fit and where they lie now.
-        each: Rows that each parameter needs, unless no row is about it at all.
+        each: Rows that each parameter needs.
+
+    Returns:
+        Names that at least `each` rows tell of; rows by name of those that fewer, but some, do.
 
     Raises:
-        InputError: names every parameter with how many rows tell of it.
+        InputError: no parameter has enough; says how many rows each has.
     """
     rows = prepare(measured)
     _, slopes = parameter_slopes(rows, device, posterior)
     telling = (np.abs(slopes) > 0.1).sum(axis=0)
-    lacking = {n: int(c) for n, c in zip(posterior.names, telling, strict=True) if 0 < c < each}
-    if not telling.any() or lacking:
+    counts = {n: int(c) for n, c in zip(posterior.names, telling, strict=True)}
+    told = tuple(n for n, c in counts.items() if c >= each)
+    lacking = {n: c for n, c in counts.items() if 0 < c < each}
+    if not told:
         known = ", ".join(f"{c} for {n}" for n, c in lacking.items()) or "none for any parameter"
         text = (
             f"too few rows: each parameter needs {each} that depend on it, there are {known}; "
-            "measure more shapes, or fit fewer parameters"
+            "measure more shapes"
         )
         raise InputError.one(measured[0].source, "rows", len(rows), text)
+    return told, lacking

@@ -139,7 +139,8 @@ def _seconds(call: Callable[[], object], burst: int) -> float:
 def _cuda_seconds(call: Callable[[], object], burst: int) -> float:
     import torch
 
-    first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    event: Any = torch.cuda.Event
+    first, last = (event(enable_timing=True) for _ in range(2))
     first.record()
     for _ in range(burst):
         call()

@@ -13,7 +13,7 @@ import numpy as np
 
 from cost_models.adapters.gpu_gemm import matmuls
 from cost_models.calibrate.beliefs import default_prior, prior_only
-from cost_models.calibrate.information import choose, require_enough
+from cost_models.calibrate.information import choose, told_by
 from cost_models.calibrate.ship import FEWEST, profile_of
 from cost_models.calibrate.subjects import Subject
 from cost_models.device import Device
@@ -62,13 +62,14 @@ def fit_csv(path: Path, device: Device, runtime: str) -> Profile:
         runtime: What ran them.
 
     Raises:
-        InputError: every fault of the file, or too few rows for the parameters.
+        InputError: every fault of the file, or too few rows for any parameter. A parameter that
+            fewer rows tell of stays near its prior.
     """
     measured = read_rows(path, device, runtime)
     if len(measured) < FEWEST:
         text = f"too few rows, {FEWEST} are needed at least and 20 are better; measure more"
         raise InputError.one(path, "rows", len(measured), text)
-    require_enough([measured], device, prior_only(device, default_prior(device)))
+    told_by([measured], device, prior_only(device, default_prior(device)))
     subject = Subject(device=device, runtime=runtime, training=False, tables=(measured,))
     return profile_of(subject)
 

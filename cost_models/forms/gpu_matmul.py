@@ -52,7 +52,7 @@ def matmul_parts(
     """
     blocks = []
     for start in range(0, len(ops), _BLOCK):
-        rows = slice(start, start + _BLOCK)
+        rows = np.arange(start, min(start + _BLOCK, len(ops)))
         part = None if working_set is None else working_set[rows]
         blocks.append(_matmul_block(ops.take(rows), facts, read, family, width, part))
     return Parts(

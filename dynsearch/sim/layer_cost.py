@@ -111,9 +111,9 @@ class LayerCost:
     @property
     def cached(self) -> I64:
         """Indices of the devices on which it matters whether weights are in cache."""
-        if self.miss_seconds is None:
+        if self.miss is None:
             return np.zeros(0, dtype=np.int64)
-        return np.flatnonzero(self.miss_seconds.layer.any(axis=(1, 2, 3)))
+        return np.flatnonzero((self.miss(np.zeros(1)) < 1).any(axis=1))
 
     def miss_shares(self, reach: F64) -> F64:
         """Share of weights from memory [D, P], given how often batches enter layers [P, L]."""

@@ -9,7 +9,7 @@ import pytest
 
 from cost_models.candidates import cost_candidates, working_set_bytes
 from cost_models.device import Device, load_device
-from cost_models.price import call_overhead_s, price_ops
+from cost_models.price import call_overhead_s, miss_share, price_ops
 from search_spaces.backbones import load_backbone
 from search_spaces.candidate import Candidate, CandidateBatch, Exits, Experts, Skim, stack
 from search_spaces.errors import InputError
@@ -46,12 +46,17 @@ def sample(count: int) -> CandidateBatch:
 def by_hand(
     batch: CandidateBatch, i: int, device: Device, *, length: int, size: int
 ) -> tuple[float, float, float]:
-    """Seconds, ideal and executed FLOPs of candidate i with every check and no exit."""
+    """Seconds, ideal and executed FLOPs of candidate i with every check and no exit.
+
+    Weights in cache and weights from memory, mixed by the share that is missed.
+    """
     one = batch.take(np.array([i]))
     ops = lower(one, lengths=length, batch=size, num_classes=2)
-    cost = price_ops(ops, device, working_set_bytes=float(working_set_bytes(one)[0]))
-    dtype = one.row(0).dtype
-    seconds = float(cost.time_s.sum()) + call_overhead_s(device, dtype)
+    warm, cold = (
+        float(price_ops(ops, device, working_set_bytes=w).time_s.sum()) for w in (0.0, None)
+    )
+    missed = float(miss_share(device, working_set_bytes(one))[0])
+    seconds = warm + missed * (cold - warm) + call_overhead_s(device, one.row(0).dtype)
     weights = ops.count
     return seconds, float((weights * ops.flops).sum()), float((weights * ops.executed_flops).sum())
 

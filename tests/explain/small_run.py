@@ -107,6 +107,10 @@ def proportional(peak: float = 1e9) -> Device:
     values = {
         "model.node": 0.0,
         "model.sync": 0.0,
+        "model.call": 0.0,
+        "model.attention_share": 1.0,
+        "model.score_flops": 0.0,
+        "model.move_share": 1.0,
         "model.rows_half": 0.0,
         "model.efficiency": 1.0,
         "model.bandwidth_share": 1.0,

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from cost_models.calibrate.information import choose, greedy, require_enough
+from cost_models.calibrate.information import choose, greedy, told_by
 from cost_models.calibrate.posterior import (
     Prior,
     default_prior,
@@ -80,6 +80,10 @@ def test_too_few_rows_are_refused_with_what_each_parameter_has(gpu: Device) -> N
     one_small = table(
         matmuls([8192, 8192, 8192, 1], [8192] * 3 + [64], [8192] * 3 + [64]), np.ones(4), gpu.name
     )
-    require_enough([large], gpu, posterior)
-    with pytest.raises(InputError, match=r"each parameter needs 3 .*there are 1 for launch"):
-        require_enough([one_small], gpu, posterior)
+    told, lacking = told_by([large], gpu, posterior)
+    assert told
+    assert not lacking
+    told, lacking = told_by([one_small], gpu, posterior)
+    assert lacking["LAUNCH"] == 1
+    with pytest.raises(InputError, match=r"each parameter needs 3 .*there are 1 for LAUNCH"):
+        told_by([one_small.take(np.array([3]))], gpu, posterior)
