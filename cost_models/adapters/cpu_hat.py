@@ -100,7 +100,7 @@ def _sentences(table: CsvTable, device: str) -> Measured:
         family="end_to_end",
         ops=OpTable.concat([encoder(table), decoder(table)]),
         seconds=seconds,
-        calls=1.0 + steps,
+        calls=(1.0 + steps).astype(np.float64),
         group=_groups(table),
         threads=THREADS[device],
         peer_s={},

@@ -10,7 +10,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from cost_models.adapters.gpu_rows import F64, dtypes, joined_names, operators, single, tables_by
 from cost_models.adapters.reader import CsvTable, read_csv
@@ -92,7 +91,7 @@ def layer_ops(
     touched: F64,
     dtype: np.ndarray,
     *,
-    gates: ArrayLike = 2.0,
+    gates: F64 | float = 2.0,
     moved: F64 | None = None,
 ) -> OpTable:
     """Two grouped matmuls for each of N rows; `count` is the experts that got tokens.

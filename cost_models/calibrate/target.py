@@ -94,8 +94,8 @@ def torch_timer(threads: int) -> tuple[Timer, str]:
 def onnxruntime_timer(threads: int) -> tuple[Timer, str]:
     """Timer over onnxruntime on the processor; fp32 alone."""
     import numpy as np
-    import onnxruntime
-    from onnx import TensorProto, helper, numpy_helper
+    import onnxruntime  # type: ignore[import-not-found]
+    from onnx import TensorProto, helper, numpy_helper  # type: ignore[import-not-found]
 
     def timer(dtype: str, m: int, k: int, n: int) -> float:
         if dtype != "fp32":
@@ -139,7 +139,8 @@ def _seconds(call: Callable[[], object], burst: int) -> float:
 def _cuda_seconds(call: Callable[[], object], burst: int) -> float:
     import torch
 
-    first, last = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    event: Callable[..., torch.cuda.Event] = torch.cuda.Event
+    first, last = (event(enable_timing=True) for _ in range(2))
     first.record()
     for _ in range(burst):
         call()
