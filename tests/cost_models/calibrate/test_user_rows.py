@@ -64,7 +64,7 @@ def test_a_plan_holds_distinct_shapes() -> None:
 
 def test_twenty_planned_rows_teach_the_device(tmp_path: Path) -> None:
     device = load_device(DEVICE)
-    truth = with_parameters(device, {"launch": 3 * device.parameter("launch")})
+    truth = with_parameters(device, {"launch_half": 3 * device.parameter("launch_half")})
     shapes = user_rows.next_shapes(device, 20, dtype="fp16")
     blank = user_rows._measured(shapes, [1.0] * 20, device, "r", "x")
     times = predict_rows([blank], truth)
@@ -72,4 +72,4 @@ def test_twenty_planned_rows_teach_the_device(tmp_path: Path) -> None:
     profile = user_rows.fit_csv(write(tmp_path, HEAD + "".join(rows)), device, "torch-eager")
     assert profile.n == 20
     assert profile.mape < 0.10
-    assert np.isclose(profile.model["launch"], truth.parameter("launch"), rtol=0.2)
+    assert np.isclose(profile.model["launch_half"], truth.parameter("launch_half"), rtol=0.2)
