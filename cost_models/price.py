@@ -169,6 +169,10 @@ def price_terms(
     once = form_of(device.kind).operator_terms(
         ops, device, threads=threads, working_set_bytes=working_set_bytes
     )
+    linked = ops.kind == KIND["collective"]
+    if linked.any():  # a link's time does not split into memory and arithmetic
+        once = once.scaled(np.where(linked, 0.0, 1.0))
+        once.fixed[linked] = collective_time_s(ops.take(linked), device.name)
     return once.scaled(ops.count)
 
 
@@ -180,6 +184,11 @@ def call_overhead_s(device: Device, dtype: str = "fp32") -> float:
     """
     overhead = getattr(form_of(device.kind), "call_overhead_s", None)
     return 0.0 if overhead is None else float(overhead(device, dtype))
+
+
+def has_miss_share(device: Device) -> bool:
+    """Whether weights of a whole network may stay in a cache of the device."""
+    return hasattr(form_of(device.kind), "miss_share")
 
 
 def miss_share(device: Device, working_set_bytes: float | NDArray[Any] | None) -> F64:

@@ -94,8 +94,8 @@ class OpTable:
     def __len__(self) -> int:
         return int(self.kind.shape[0])
 
-    def take(self, rows: NDArray[Any]) -> OpTable:
-        """The operators at `rows` (indices or mask)."""
+    def take(self, rows: NDArray[Any] | slice) -> OpTable:
+        """The operators at `rows` (indices, mask or slice)."""
         return OpTable(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
 
     @staticmethod

@@ -20,6 +20,7 @@ from cost_models.price import (
     OpCosts,
     call_overhead_s,
     error_s,
+    has_miss_share,
     miss_share,
     price_ops,
     shared_log_sd,
@@ -111,9 +112,9 @@ class LayerCost:
     @property
     def cached(self) -> I64:
         """Indices of the devices on which it matters whether weights are in cache."""
-        if self.miss is None:
+        if self.miss_seconds is None:
             return np.zeros(0, dtype=np.int64)
-        return np.flatnonzero((self.miss(np.zeros(1)) < 1).any(axis=1))
+        return np.flatnonzero(self.miss_seconds.layer.any(axis=(1, 2, 3)))
 
     def miss_shares(self, reach: F64) -> F64:
         """Share of weights from memory [D, P], given how often batches enter layers [P, L]."""
@@ -203,7 +204,7 @@ def build_layer_cost(
     both: list[list[StageTable]] = [[], [], [], []]  # warm s, cold s, warm J, cold J
     log_sd = []
     for device in devices:
-        for i, working_set in enumerate((0.0, None)):
+        for i, working_set in enumerate((0.0 if has_miss_share(device) else None, None)):
             cost = price_ops(ops, device, threads=workload.threads, working_set_bytes=working_set)
             start = call_overhead_s(device, outer.dtype)
             both[i].append(_stage_table(cost.time_s, stages, layer_kind, start))

@@ -84,6 +84,6 @@ def test_too_few_rows_are_refused_with_what_each_parameter_has(gpu: Device) -> N
     assert told
     assert not lacking
     told, lacking = told_by([one_small], gpu, posterior)
-    assert lacking["LAUNCH"] == 1
-    with pytest.raises(InputError, match=r"each parameter needs 3 .*there are 1 for LAUNCH"):
+    assert lacking["launch_half"] == 1
+    with pytest.raises(InputError, match=r"each parameter needs 3 .*there are 1 for launch_half"):
         told_by([one_small.take(np.array([3]))], gpu, posterior)
