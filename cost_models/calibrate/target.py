@@ -21,6 +21,7 @@ from typing import Any
 
 KEYS = ("dtype", "m", "k", "n")
 COLUMNS = (*KEYS, "latency_us", "runtime", "date")
+FORMATS = ("fp32", "bf16", "fp16")  # that it can measure
 REPEATS = 7
 BURST_S = 0.02
 MAX_BURST = 200
@@ -53,6 +54,20 @@ def measure(plan: Path, out: Path, timer: Timer, runtime: str) -> int:
             writer.writerow([dtype, m, k, n, f"{1e6 * seconds:.6g}", runtime, today])
             sink.flush()
     return len(todo)
+
+
+def fault_of(plan: Path) -> str | None:
+    """What is wrong with a plan, None where nothing is."""
+    if not plan.is_file():
+        return "no such plan; make one with dynsearch calibrate plan"
+    for line, row in enumerate(rows_of(plan), start=2):
+        if any(row.get(key) is None for key in KEYS):
+            return f"line {line}: needs the columns {', '.join(KEYS)}"
+        if row["dtype"] not in FORMATS:
+            return f"line {line}: dtype {row['dtype']}: {', '.join(FORMATS)} can be measured"
+        if not all(row[key].isdecimal() and int(row[key]) > 0 for key in KEYS[1:]):
+            return f"line {line}: m, k and n must be whole numbers above 0"
+    return None
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:
@@ -167,6 +182,9 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--engine", default="auto", choices=("auto", "torch", "onnxruntime"))
     parser.add_argument("--threads", type=int, default=1)
     args = parser.parse_args(arguments)
+    fault = fault_of(args.plan)
+    if fault is not None:
+        parser.error(f"{args.plan}: {fault}")
     timer, runtime = engine_of(args.engine, args.threads)
     count = measure(args.plan, args.out, timer, runtime)
     sys.stdout.write(f"{count} rows measured into {args.out}\n")

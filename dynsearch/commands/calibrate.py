@@ -64,11 +64,11 @@ def _given(value: Any, option: str, action: str) -> Any:
 
 
 def _plan(device: str, out: Path, count: int, dtype: str, threads: int) -> dict[str, Any]:
+    from cost_models.calibrate.target import FORMATS
     from cost_models.calibrate.user_rows import next_shapes, plan_text
-    from search_spaces.candidate import DTYPES
 
-    if dtype not in DTYPES:
-        text = f"must be one of {', '.join(DTYPES)}"
+    if dtype not in FORMATS:
+        text = f"must be one of {', '.join(FORMATS)}: those that measure can time"
         raise InputError.one("command line", "--dtype", dtype, text)
     shapes = next_shapes(load_device(device), count, dtype=dtype, threads=threads)
     out.write_text(plan_text(shapes), encoding="utf-8")
@@ -78,8 +78,9 @@ def _plan(device: str, out: Path, count: int, dtype: str, threads: int) -> dict[
 def _measure(plan: Path, out: Path, threads: int) -> dict[str, Any]:
     from cost_models.calibrate import target
 
-    if not plan.is_file():
-        raise InputError.one(plan, "", None, "no such plan; make one with calibrate plan")
+    fault = target.fault_of(plan)
+    if fault is not None:
+        raise InputError.one(plan, "", None, fault)
     timer, runtime = target.engine_of("auto", threads)
     return {"file": str(out), "n": target.measure(plan, out, timer, runtime), "runtime": runtime}
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
+import pytest
+
 from cost_models.calibrate import target
 
 PLAN = "dtype,m,k,n\nfp32,1,8,8\nfp32,2,8,8\nfp32,3,8,8\n"
@@ -37,3 +39,24 @@ def test_a_product_is_timed_with_torch(tmp_path: Path) -> None:
     timer, runtime = target.torch_timer(1)
     assert target.measure(plan, out, timer, runtime) == 1
     assert float(target.rows_of(out)[0]["latency_us"]) > 0
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("dtype,m,k\nfp32,1,8\n", "line 2: needs the columns dtype, m, k, n"),
+        (PLAN + "int8,1,8,8\n", "line 5: dtype int8: fp32, bf16, fp16 can be measured"),
+        ("dtype,m,k,n\nfp32,0,8,8\n", "line 2: m, k and n must be whole numbers above 0"),
+    ],
+)
+def test_a_faulty_plan_is_refused_before_anything_is_measured(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, fault: str
+) -> None:
+    plan, out = tmp_path / "plan.csv", tmp_path / "out.csv"
+    plan.write_text(text)
+    with pytest.raises(SystemExit):
+        target.main([str(plan), str(out)])
+    assert fault in capsys.readouterr().err
+    assert not out.exists()
+    plan.write_text(PLAN)
+    assert target.fault_of(plan) is None
