@@ -50,6 +50,16 @@ FACTS: dict[str, dict[str, str]] = {
     "cache": {"l1": "bytes", "l2": "bytes", "l3": "bytes", "on_chip": "bytes"},
     "compute": {"units": "number", "clock": "per_s", "array": "number"},
     "power": {"idle": "w", "max": "w"},
+    "energy": {
+        "active": "w",
+        "host": "w",
+        "op_fp32": "j",
+        "op_fp16": "j",
+        "op_int8": "j",
+        "cache": "j_per_byte",
+        "dram": "j_per_byte",
+        "link": "j_per_byte",
+    },
 }
 REQUIRED: tuple[str, ...] = (
     "peak.fp32",

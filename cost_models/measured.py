@@ -8,7 +8,7 @@ rows exactly as it prices candidates. Where rows come from is told by `adapters`
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,27 @@ FAMILIES: tuple[str, ...] = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Energy:
+    """What N rows took beside their seconds.
+
+    Attributes:
+        joules: Of one execution [N].
+        idle_w: What the measured system takes when idle, NaN where the source is silent [N].
+        devices: Devices that shared a row.
+        wall: Whether the power of the whole system was measured, not of the device alone.
+    """
+
+    joules: F64
+    idle_w: F64
+    devices: int = 1
+    wall: bool = False
+
+    def take(self, rows: NDArray[Any]) -> Energy:
+        """The rows at `rows`."""
+        return replace(self, joules=self.joules[rows], idle_w=self.idle_w[rows])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
     """N measured rows of one source, one device, one runtime and one family.
 
@@ -50,6 +71,7 @@ class Measured:
         weight_is_cached: Whether a loop re-reads the same buffers, so that weights and
             activations that fit are cached; whole networks are cold.
         peer_s: What another predictor said of the same rows, by its name [N], NaN where silent.
+        energy: What they took, in tables of the family "energy".
     """
 
     source: str
@@ -63,6 +85,7 @@ class Measured:
     group: Names
     weight_is_cached: bool = False
     peer_s: dict[str, F64]
+    energy: Energy | None = None
 
     def __len__(self) -> int:
         return int(self.seconds.shape[0])
@@ -80,6 +103,7 @@ class Measured:
             "calls": self.calls[wanted],
             "group": self.group[wanted],
             "peer_s": {name: values[wanted] for name, values in self.peer_s.items()},
+            "energy": None if self.energy is None else self.energy.take(wanted),
         }
         same = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in changed}
         return Measured(**same, **changed)
@@ -87,15 +111,18 @@ class Measured:
 
 def row_sums(values: F64, ops: OpTable, rows: int) -> F64:
     """Sums over the operators of each row [N] of `values` [R]."""
-    return np.bincount(ops.candidate, weights=values, minlength=rows)
+    sums: F64 = np.bincount(ops.candidate, weights=values, minlength=rows).astype(np.float64)
+    return sums
 
 
 def joined(parts: Sequence[Measured]) -> Measured:
     """Rows of one device, runtime and family, from several files, as one table.
 
     Raises:
-        ValueError: they differ in device, runtime, family, training or caching.
+        ValueError: they differ in device, runtime, family, training or caching, or hold energy.
     """
+    if len(parts) > 1 and any(part.energy is not None for part in parts):
+        raise ValueError("tables with energy are not joined")
     first = parts[0]
     keys = ("device", "runtime", "family", "training", "weight_is_cached")
     for part in parts[1:]:
@@ -112,6 +139,7 @@ def joined(parts: Sequence[Measured]) -> Measured:
     return Measured(
         source=", ".join(dict.fromkeys(part.source for part in parts)),
         **{key: getattr(first, key) for key in keys},
+        energy=first.energy,
         ops=OpTable.concat(tables),
         seconds=np.concatenate([part.seconds for part in parts]),
         calls=np.concatenate([part.calls for part in parts]),

@@ -13,12 +13,14 @@ the parts up, the first three jointly, the last as independent.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cost_models.collectives import collective_time_s, log_sd_of
 from cost_models.device import Device, with_parameters
 from cost_models.energy import operator_energy_j
 from cost_models.forms import Terms, form_of
@@ -75,15 +77,16 @@ def price_ops(
     Returns:
         Times and energies multiplied by `ops.count`.
     """
-    once = form_of(device.kind).operator_time_s(
-        ops, device, threads=threads, working_set_bytes=working_set_bytes
-    )
+    once = operator_time_s(ops, device, threads=threads, working_set_bytes=working_set_bytes)
     time = once * ops.count
     cost = OpCosts(
         time_s=time,
         low_s=time,
         high_s=time,
-        energy_j=operator_energy_j(ops, once, device) * ops.count,
+        energy_j=operator_energy_j(
+            ops, once, device, from_memory=_from_memory(device, working_set_bytes)
+        )
+        * ops.count,
         origin=device.origin,
         shared_log_sd=shared_log_sd(device),
         residual_log_sd=residual_log_sd(ops, device),
@@ -92,6 +95,10 @@ def price_ops(
     )
     spread = np.exp(Z90 * np.hypot(cost.shared_log_sd, cost.own_log_sd))
     return replace(cost, low_s=time / spread, high_s=time * spread)
+
+
+def _from_memory(device: Device, working_set_bytes: float | NDArray[Any] | None) -> F64 | float:
+    return 1.0 if working_set_bytes is None else miss_share(device, working_set_bytes)
 
 
 def error_s(cost: OpCosts, ops: OpTable, owner: I64, size: int) -> F64:
@@ -132,6 +139,23 @@ def _shapes(ops: OpTable) -> tuple[I64, int]:
     columns = np.stack([ops.kind, ops.m, ops.k, ops.n, ops.batch, ops.dtype], axis=1)
     distinct, number = np.unique(columns, axis=0, return_inverse=True)
     return number.reshape(-1), distinct.shape[0]
+
+
+def operator_time_s(
+    ops: OpTable,
+    device: Device,
+    *,
+    threads: int = 1,
+    working_set_bytes: float | NDArray[Any] | None = None,
+) -> F64:
+    """Seconds of one execution of every operator [R]: the device's form, collectives its link."""
+    once = form_of(device.kind).operator_time_s(
+        ops, device, threads=threads, working_set_bytes=working_set_bytes
+    )
+    linked = ops.kind == KIND["collective"]
+    if linked.any():
+        once[linked] = collective_time_s(ops.take(linked), device.name)
+    return once
 
 
 def price_terms(
@@ -180,7 +204,10 @@ def shared_log_sd(device: Device) -> float:
 
 def residual_log_sd(ops: OpTable, device: Device) -> F64:
     """Error of each operator's shape [R], wider outside the shapes that were measured."""
-    return _by_kind(ops, device, "residual_log_sd", form_of(device.kind).RESIDUAL_LOG_SD)
+    found = _by_kind(ops, device, "residual_log_sd", form_of(device.kind).RESIDUAL_LOG_SD)
+    linked = ops.kind == KIND["collective"]
+    link_sd = log_sd_of(device.name) if linked.any() else math.nan
+    return found if math.isnan(link_sd) else np.where(linked, link_sd, found)
 
 
 def kind_log_sd(ops: OpTable, device: Device) -> F64:
@@ -230,9 +257,7 @@ def _parameter_log_sd(
     slopes = np.empty((len(ops), len(profile.uncertain)))
     for i, name in enumerate(profile.uncertain):
         moved = with_parameters(device, {name: device.parameter(name) * float(np.exp(-STEP))})
-        time = form_of(device.kind).operator_time_s(
-            ops, moved, threads=threads, working_set_bytes=working_set_bytes
-        )
+        time = operator_time_s(ops, moved, threads=threads, working_set_bytes=working_set_bytes)
         slopes[:, i] = np.log(np.maximum(time, TINY) / np.maximum(once, TINY)) / -STEP
     found: F64 = slopes @ causes
     return found

@@ -28,7 +28,8 @@ from search_spaces.ops import KINDS
 
 SCHEMA_VERSION = 1
 CALIBRATION_TOOL = "dynsearch calibrate"  # `tool` of a profile that was fitted here
-SECTIONS: tuple[str, ...] = ("peak", "memory", "cache", "compute", "power")  # facts of a device
+# Facts of a device.
+SECTIONS: tuple[str, ...] = ("peak", "memory", "cache", "compute", "power", "energy")
 PROFILES = Path(__file__).parent / "profiles"
 AXES: tuple[str, ...] = ("m", "k", "n", "batch")  # columns of the operator table with a range
 

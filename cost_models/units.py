@@ -42,6 +42,8 @@ UNITS: tuple[Unit, ...] = tuple(
             Unit("ms", "s", 1e-3),
             Unit("ghz", "per_s", 1e9),
             Unit("w", "w", 1.0),
+            Unit("pj", "j", 1e-12),
+            Unit("pj_per_byte", "j_per_byte", 1e-12),
         ),
         key=lambda unit: -len(unit.suffix),
     )
@@ -54,6 +56,8 @@ SHOWN: dict[str, str] = {
     "s": "s",
     "per_s": "Hz",
     "w": "W",
+    "j": "J",
+    "j_per_byte": "J/B",
     "number": "",
 }
 
@@ -75,6 +79,8 @@ def join_key(stem: str, dimension: str) -> str:
         "s": "us",
         "per_s": "ghz",
         "w": "w",
+        "j": "pj",
+        "j_per_byte": "pj_per_byte",
     }.get(dimension)
     return stem if suffix is None else f"{stem}_{suffix}"
 

@@ -341,6 +341,34 @@ def list_devices(
 
 
 @app.command()
+def validate(
+    ctx: typer.Context,
+    data: Annotated[Path, typer.Option(help="Folder with measured CSV files.")],
+    out: Annotated[Path | None, typer.Option(help="Markdown file to write.")] = None,
+    known_only: Annotated[
+        bool, typer.Option("--known-only", help="Leave no whole devices out; quicker.")
+    ] = False,
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> int:
+    """Say how wrong the cost models are: predicted beside measured, and beside a roofline."""
+    from dynsearch.commands import validate as command
+    from dynsearch.progress import make_progress
+
+    words = f"dynsearch validate --data {data}" + (" --known-only" if known_only else "")
+    with make_progress(quiet=quiet) as progress:
+        progress.stage("fitting measured tables")
+        result = command.validate(
+            data,
+            out=out,
+            known_only=known_only,
+            command=words,
+            progress=lambda share, _: progress.share(share),
+        )
+    return _finish(ctx, result, command.show)
+
+
+@app.command()
 def cost(
     ctx: typer.Context,
     candidate: Annotated[Path, typer.Argument(metavar="CANDIDATE.toml", help="One candidate.")],

@@ -53,7 +53,8 @@ KIND = {name: i for i, name in enumerate(KINDS)}
 # What the bytes `m` of a collective are: the whole buffer of a participant, which is what comes
 # out of an all_gather and what goes into a reduce_scatter. A dispatch sends the tokens of one rank
 # to the ranks of their experts and a combine brings the answers back: `m` = those tokens once,
-# `weight_bytes` = one token of them.
+# `weight_bytes` = one token of them, and `k` may also say how many experts there are in all, as
+# CODES times that number on top (nothing on top: many to a rank).
 COLLECTIVES: tuple[str, ...] = (
     "all_reduce",
     "all_gather",
@@ -66,6 +67,7 @@ COLLECTIVES: tuple[str, ...] = (
     "combine_low_latency",
 )
 COLLECTIVE = {name: i for i, name in enumerate(COLLECTIVES)}
+CODES = 16
 
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]

@@ -2,7 +2,7 @@
 
 What is unknown of log time is a Gaussian process with a parametric part:
 
-    covariance of two rows = J C J'  +  misfit^2 exp(-|x - x'|^2 / 2)        (same kinds, same type)
+    covariance of two rows = J C J'  +  misfit^2 exp(-|x - x'|^2 / 2)     (same kinds and type)
 
 J are the slopes after the logarithms of the parameters, C their covariance, x the standardised
 logarithms of FLOPs, weight bytes, activation bytes and executions. The first part asks for rows

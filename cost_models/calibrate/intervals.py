@@ -3,8 +3,8 @@
 Errors are e = log(measured / predicted) of rows whose group no fit had seen, s what parameters
 alone say of them. A 90 % interval is predicted * exp(+- 1.645 sd), with sd widened until it holds
 90 % of the errors that it was not made from (split conformal prediction: Lei et al.,
-"Distribution-free predictive inference for regression", JASA 2018). Nothing is taken from the curvature of a
-fit alone: with thousands of rows it is far too narrow.
+"Distribution-free predictive inference for regression", JASA 2018). Nothing is taken from the
+curvature of a fit alone: with thousands of rows it is far too narrow.
 
 The same total is split for networks by analysis of variance over groups: what all operators of a
 kind share inside one group, and what a shape has of its own.

@@ -14,9 +14,8 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from cost_models.device import Device
-from cost_models.forms import form_of
 from cost_models.measured import Measured, row_sums
-from cost_models.price import call_overhead_s
+from cost_models.price import call_overhead_s, operator_time_s
 from search_spaces.candidate import DTYPES
 from search_spaces.errors import InputError
 from search_spaces.ops import OpTable
@@ -46,7 +45,7 @@ class Prepared:
 
     def predict(self, device: Device) -> F64:
         """Seconds of every row [N] with the parameters that the device states."""
-        once = form_of(device.kind).operator_time_s(
+        once = operator_time_s(
             self.ops, device, threads=self.threads, working_set_bytes=self.working_set
         )
         total: F64 = self.counts @ once

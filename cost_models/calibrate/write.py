@@ -76,7 +76,7 @@ def _profile_lines(kind: str, p: Profile) -> list[str]:
     known = parameters_of(kind)
     for name, value in sorted(p.model.items()):
         key, written = _in_unit(name, known[name].dimension, value)
-        lines.append(f"{key} = {written!r}")
+        lines.append(f"{key} = {float(f'{written:.12g}')!r}")
     return lines
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cost_models.device import Device, OutdatedProfileError, list_devices, load_device
+from cost_models.profile import profile_names
 from dynsearch.errors import InputError
 from dynsearch.job_checks import LOCAL
 from search_spaces.candidate import DTYPES
@@ -92,7 +93,8 @@ def devices(name: str | None = None) -> dict[str, Any]:
         name: A device's name, the path of a device file, or "local"; None lists all.
 
     Returns:
-        `devices`: list of records in SI units; with a name, also `numbers` with their sources.
+        `devices`: list of records in SI units, `profiles` being the runtimes that NAME@RUNTIME
+        may name; with a name, also `numbers` with their sources.
 
     Raises:
         InputError: no such device (with the nearest names), or a faulty file.
@@ -115,6 +117,7 @@ def _summary(device: Device) -> dict[str, Any]:
         "bandwidth_bytes_per_s": device.bandwidth_bytes_per_s,
         "capacity_bytes": device.capacity_bytes,
         "origin": device.origin,
+        "profiles": [runtime for _, runtime in profile_names(device.name)],
     }
 
 

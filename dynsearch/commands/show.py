@@ -210,6 +210,8 @@ def devices(result: Result, out: TextIO) -> None:
     entries = result["devices"]
     if len(entries) == 1 and "numbers" in entries[0]:
         out.write("{name} ({kind}): {summary}\n".format(**entries[0]))
+        for runtime in entries[0]["profiles"]:
+            out.write(f"profile: {entries[0]['name']}@{runtime}\n")
         print_table(out, "", _NUMBER_COLUMNS, [_number_row(row) for row in entries[0]["numbers"]])
     else:
         print_table(out, "", _DEVICE_COLUMNS, [_device_row(entry) for entry in entries])
@@ -224,6 +226,7 @@ _DEVICE_COLUMNS = (
     "GB/s",
     "GB",
     "origin",
+    "profiles",
     "summary",
 )
 
@@ -240,6 +243,7 @@ def _device_row(entry: Result) -> list[str]:
         f"{entry['bandwidth_bytes_per_s'] / 1e9:.4g}",
         f"{entry['capacity_bytes'] / 1e9:.4g}",
         entry["origin"],
+        " ".join(entry["profiles"]) or "-",
         entry["summary"],
     ]
 

@@ -1,4 +1,4 @@
-"""Where measured tables lie beside the checkout, for tests that need them."""
+"""Where the measured tables lie that are never committed: `../shared/data` beside the checkout."""
 
 from __future__ import annotations
 
@@ -6,12 +6,7 @@ from pathlib import Path
 
 import pytest
 
-_FOLDERS = [p / "shared" / "data" for p in Path(__file__).resolve().parents[3:]]
-DATA = next((folder for folder in _FOLDERS if folder.is_dir()), None)
-needs_data = pytest.mark.skipif(DATA is None, reason="needs shared/data beside the checkout")
-
-
-def data_file(name: str) -> tuple[Path, Path]:
-    """A table and the data folder."""
-    assert DATA is not None
-    return DATA / name, DATA
+CHECKOUT = Path(__file__).resolve().parents[2]
+_BESIDE = [folder / "shared" / "data" for folder in CHECKOUT.parents[:2]]
+DATA = next((folder for folder in _BESIDE if folder.is_dir()), _BESIDE[0])
+needs_data = pytest.mark.skipif(not DATA.is_dir(), reason="no ../shared/data beside the checkout")

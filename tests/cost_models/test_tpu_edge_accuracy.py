@@ -19,7 +19,7 @@ from cost_models.device import load_device
 from cost_models.measured import Measured
 from search_spaces.candidate import DTYPES
 
-from .shared_data import data_file, needs_data
+from .shared_data import DATA, needs_data
 
 GEMM, TRACE = "tpu/tpu-gemm-v6e-v7/tpu_gemm.csv", "tpu/tpu-gemm-v6e-v7/tpu_v7_trace.csv"
 AIHUB = "edge/qualcomm-aihub/aihub_transformers.csv"
@@ -31,7 +31,7 @@ def mape(predicted: np.ndarray, measured: np.ndarray) -> float:
 
 @needs_data
 def test_tpu_matmuls_of_shapes_left_out_are_met_within_6_percent() -> None:
-    (table,) = tpu_gemm.read(*data_file(GEMM))
+    (table,) = tpu_gemm.read(DATA / GEMM, DATA)
     found = left_out([table], load_device(table.device))
     error = np.abs(np.exp(-found.log_error) - 1)
     for dtype in ("bf16", "fp32", "int8"):
@@ -40,8 +40,8 @@ def test_tpu_matmuls_of_shapes_left_out_are_met_within_6_percent() -> None:
 
 @needs_data
 def test_device_times_of_the_next_generation_are_met_within_8_percent_from_half_of_them() -> None:
-    (host,) = tpu_gemm.read(*data_file(GEMM))
-    (trace,) = tpu_trace.read(*data_file(TRACE))
+    (host,) = tpu_gemm.read(DATA / GEMM, DATA)
+    (trace,) = tpu_trace.read(DATA / TRACE, DATA)
     device = load_device(trace.device)
     earlier = fit_rows([host], load_device(host.device))
     prior = sibling_prior(default_prior(device), [earlier])
@@ -55,7 +55,7 @@ def test_device_times_of_the_next_generation_are_met_within_8_percent_from_half_
 
 
 def boards(runtime: str) -> dict[str, Measured]:
-    return {t.device: t for t in edge_aihub.read(*data_file(AIHUB)) if t.runtime == runtime}
+    return {t.device: t for t in edge_aihub.read(DATA / AIHUB, DATA) if t.runtime == runtime}
 
 
 @needs_data

@@ -18,6 +18,7 @@ from cost_models.calibrate.posterior import (
     predict_with_spread,
     prior_only,
     sibling_prior,
+    thinned,
 )
 from cost_models.device import Device, load_device, with_parameters
 from search_spaces.errors import InputError
@@ -199,3 +200,41 @@ def test_a_name_that_is_no_parameter_is_refused_with_those_that_are(gpu: Device)
         fit_rows([rows], gpu, names=("eficiency",))
     with pytest.raises(InputError, match="nothing to fit"):
         fit_rows([], gpu)
+
+
+def test_rows_that_err_together_move_a_parameter_less(gpu: Device) -> None:
+    rng = np.random.default_rng(11)
+    rows = measured_on(gpu, {"efficiency": 0.5}, rng, noise=0.05)
+    number = np.arange(len(rows)) % 4
+    shift = np.exp(np.array([-0.3, 0.3, 0.2, -0.2]))[number]
+    grouped = replace(rows, seconds=rows.seconds * shift, group=number.astype(str))
+    apart = replace(grouped, group=np.arange(len(rows)).astype(str))
+    prior = Prior(value={"efficiency": 0.9}, log_sd={"efficiency": 0.05})
+    together, alone = (
+        fit_rows([r], gpu, prior=prior).model["efficiency"] for r in (grouped, apart)
+    )
+    assert together > 1.1 * alone
+
+
+def test_what_only_one_group_tells_is_unknown_when_it_is_left_out(gpu: Device) -> None:
+    small = table(matmuls(1, 64, [64] * 20), np.full(20, 5e-5), gpu.name)
+    large = measured_on(gpu, {"launch": 5e-5}, np.random.default_rng(12), rows=60, noise=0.01)
+    big = large.take(large.seconds > 2e-3)
+    found = left_out([small, big], gpu, names=("launch", "efficiency"))
+    assert np.all(found.log_error[:20] > 0.5)
+
+
+def test_a_group_that_two_tables_share_is_left_out_of_both_together() -> None:
+    rng = np.random.default_rng(13)
+    group = np.concatenate([rng.integers(0, 20, 300), rng.integers(10, 30, 300)])
+    fold = deal(group, 5, table=np.repeat([0, 1], 300))
+    assert all(len(set(fold[group == g])) == 1 for g in range(30))
+    for part in (slice(0, 300), slice(300, 600)):
+        assert set(fold[part]) == set(range(5))
+
+
+def test_thinning_keeps_small_tables_whole() -> None:
+    place = np.repeat([0, 1, 2], [1000, 30, 600])
+    kept = place[thinned(place, 400)]
+    assert np.bincount(kept).tolist() == [185, 30, 185]
+    assert thinned(place, 2000).size == 1630

@@ -1,0 +1,145 @@
+"""`dynsearch validate`: predicted beside measured, as a table, as Markdown, as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+from cost_models.scores import Score
+from cost_models.validate import POOLED
+from cost_models.validate import validate as scored
+from dynsearch.commands.tables import print_table
+
+Result = dict[str, Any]
+
+COLUMNS = (
+    "family",
+    "level",
+    "device",
+    "runtime",
+    "format",
+    "protocol",
+    "n",
+    "MAPE %",
+    "median %",
+    "within 10 %",
+    "tau",
+    "coverage %",
+    "width %",
+    "roofline %",
+    "others %",
+)
+
+
+def validate(
+    data: Path,
+    *,
+    out: Path | None = None,
+    known_only: bool = False,
+    command: str = "",
+    progress: Callable[[float, str], None] | None = None,
+) -> Result:
+    """Score the cost models on every measured table of a folder.
+
+    Args:
+        data: Folder with measured CSV files of any layout that an adapter knows.
+        out: Markdown file to write; None: none.
+        known_only: Leave out groups only, not whole devices.
+        command: The command line that the Markdown file names.
+        progress: Called with the share that is done and what is being fitted.
+
+    Returns:
+        `rows` as contracts promise, `files` read, `unrecognised` files, `written`, `warnings`.
+
+    Raises:
+        InputError: nothing in the folder is recognised.
+    """
+    report = scored(data, unknown=not known_only, progress=progress)
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text(markdown(report.rows, command), encoding="utf-8")
+    return {
+        "rows": [row.to_dict() for row in report.rows],
+        "files": report.read,
+        "unrecognised": list(report.unrecognised),
+        "written": [] if out is None else [str(out)],
+        "warnings": list(report.warnings),
+    }
+
+
+def show(result: Result, out: TextIO) -> None:
+    """The pooled rows, every device below, worst of each family first, and what was not read."""
+    rows = [Score(**row) for row in result["rows"]]
+    for title, part in _sections(rows):
+        print_table(out, title, COLUMNS, [cells(row) for row in part])
+        out.write("\n")
+    if result["unrecognised"]:
+        out.write(f"no adapter for: {', '.join(result['unrecognised'])}\n")
+    for file in result["written"]:
+        out.write(f"table: {file}\n")
+
+
+def markdown(rows: Sequence[Score], command: str) -> str:
+    """The same tables for a document, with the command that makes them."""
+    lines = ["# How wrong the cost models are", "", f"Made by `{command}`. {LEGEND}", ""]
+    for title, part in _sections(rows):
+        lines += [f"## {title}", "", _line(COLUMNS), _line(["---"] * len(COLUMNS))]
+        lines += [_line(cells(row)) for row in part]
+        lines.append("")
+    return "\n".join(lines)
+
+
+LEGEND = (
+    "MAPE is the mean of |predicted / measured - 1| over rows that no fit had seen. *Groups left "
+    "out*: the device was measured, but whole models, geometries or ranges of shapes were not. "
+    "*Device left out*: nothing of the device was measured; *30 rows*: 30 of its rows, chosen by "
+    "information, were. Coverage is the share of rows inside their 90 % interval, width the mean "
+    "of its upper over its lower end, minus 1. The roofline is that of the datasheet."
+)
+
+
+def _sections(rows: Sequence[Score]) -> list[tuple[str, list[Score]]]:
+    """Pooled rows, then each family's devices with the worst first; training apart."""
+    sections: list[tuple[str, list[Score]]] = []
+    for training in (False, True):
+        mine = [row for row in rows if row.training == training]
+        pooled = [row for row in mine if row.runtime == POOLED]
+        single = [row for row in mine if row.runtime != POOLED]
+        what = "training" if training else "inference"
+        if pooled:
+            sections.append((f"All devices, {what}", pooled))
+        for known in (True, False):
+            part = [row for row in single if row.known_device == known]
+            part.sort(key=lambda row: (row.family, row.rows_seen, -row.mape))
+            if part:
+                of = "known devices" if known else "devices left out"
+                sections.append((f"{of.capitalize()}, {what}", part))
+    return sections
+
+
+def cells(row: Score) -> list[str]:
+    """One row of the table as text."""
+    protocol = row.protocol if row.known_device else f"{row.protocol}, {row.rows_seen} rows"
+    others = ", ".join(f"{name} {100 * value:.1f}" for name, value in row.peer_mape.items())
+    return [
+        row.family,
+        row.level,
+        row.device,
+        row.runtime,
+        row.dtype,
+        protocol,
+        str(row.n),
+        f"{100 * row.mape:.1f}",
+        f"{100 * row.median_ape:.1f}",
+        f"{100 * row.within_10:.0f}",
+        "-" if row.kendall is None else f"{row.kendall:.2f}",
+        f"{100 * row.coverage:.0f}",
+        f"{100 * row.width:.0f}",
+        f"{100 * row.roofline_mape:.1f}",
+        others or "-",
+    ]
+
+
+def _line(values: Sequence[str]) -> str:
+    return f"| {' | '.join(values)} |"

@@ -1,0 +1,124 @@
+"""Intervals from errors that no fit had seen."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cost_models.calibrate.intervals import (
+    RESIDUAL_FLOOR,
+    SHARED_FLOOR,
+    WIDER,
+    cross_conformal,
+    quantile,
+    scale_of_others,
+    split,
+    total_log_sd,
+)
+from cost_models.price import Z90
+
+
+def test_the_quantile_is_the_conformal_rank() -> None:
+    assert quantile(np.arange(1.0, 100.0)) == 90  # rank 0.9 (99 + 1)
+    assert quantile(np.arange(1.0, 6.0)) == 5  # too few: the largest
+
+
+def test_weights_count_as_that_many_rows() -> None:
+    values = np.array([1.0, 2.0, 3.0])
+    assert quantile(values, 0.5, np.array([1.0, 1.0, 10.0])) == 3
+    assert quantile(values, 0.5, np.array([10.0, 1.0, 1.0])) == 1
+
+
+@given(st.floats(0.02, 1.0), st.floats(0.0, 0.5), st.integers(0, 5))
+def test_the_residual_fills_up_what_parameters_do_not_explain(
+    noise: float, parameter: float, seed: int
+) -> None:
+    e = np.random.default_rng(seed).standard_normal(400) * np.hypot(noise, parameter)
+    found = total_log_sd(e, np.full(400, parameter))
+    inside = np.mean(np.abs(e) <= Z90 * np.hypot(found, parameter))
+    assert inside >= 0.9
+    assert inside < 0.96 or found == pytest.approx(RESIDUAL_FLOOR, rel=0.01)
+
+
+@pytest.mark.parametrize("shape", ["normal", "heavy", "skewed"])
+def test_intervals_cover_rows_that_they_were_not_made_from(shape: str) -> None:
+    rng = np.random.default_rng(1)
+    draw = {
+        "normal": rng.standard_normal(2000),
+        "heavy": rng.standard_t(2, 2000),
+        "skewed": rng.exponential(1.0, 2000),
+    }[shape]
+    fold = rng.integers(0, 5, 2000)
+    sd = cross_conformal(0.1 * draw, np.full(2000, 0.01), fold)
+    assert 0.87 < np.mean(np.abs(0.1 * draw) <= Z90 * sd) < 0.93
+
+
+def test_a_row_never_widens_its_own_interval() -> None:
+    rng = np.random.default_rng(2)
+    fold = np.repeat([0, 1], 50)
+    e = 0.1 * rng.standard_normal(100)
+    wild = np.where(fold == 0, 10 * e, e)
+    before = cross_conformal(e, np.zeros(100), fold)
+    after = cross_conformal(wild, np.zeros(100), fold)
+    assert after[0] == before[0]
+    assert after[99] > 5 * before[99]
+
+
+def test_few_errors_leave_room() -> None:
+    tiny = total_log_sd(np.full(3, 0.001), np.zeros(3))
+    many = total_log_sd(np.full(300, 0.001), np.zeros(300))
+    assert tiny > 3 * many
+
+
+def test_an_unmeasured_device_is_scaled_by_the_others_and_never_by_itself() -> None:
+    rng = np.random.default_rng(3)
+    sd = {name: np.full(500, 0.1) for name in "abc"}
+    e = {name: 0.2 * rng.standard_normal(500) for name in "abc"}
+    assert scale_of_others(e, sd, "a") == pytest.approx(2, rel=0.1)
+    assert scale_of_others(e | {"a": 50 * e["a"]}, sd, "a") == scale_of_others(e, sd, "a")
+    assert scale_of_others({"a": e["a"], "b": e["b"]}, sd, "a") == WIDER
+
+
+def test_every_device_counts_alike_however_many_rows_it_has() -> None:
+    e = {"a": np.zeros(1), "b": np.full(10_000, 0.01), "c": np.full(10, 0.5)}
+    sd = {name: np.full(v.size, 0.1) for name, v in e.items()}
+    assert scale_of_others(e, sd, "a") == pytest.approx(0.5 / 0.1 / Z90)
+
+
+def groups_of_errors(between: float, within: float) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(4)
+    group = np.repeat(np.arange(60), 20)
+    e = between * rng.standard_normal(60)[group] + within * rng.standard_normal(1200)
+    return e, group
+
+
+def test_what_a_group_shares_is_told_from_what_a_shape_has_of_its_own() -> None:
+    e, group = groups_of_errors(0.2, 0.1)
+    quiet = 0.03 * np.random.default_rng(5).standard_normal(1200)
+    found = split(
+        np.concatenate([e, quiet]),
+        np.zeros(2400),
+        np.concatenate([group, group + 100]),
+        np.repeat(["matmul", "gather"], 1200),
+    )
+    assert found.shared_log_sd == SHARED_FLOOR
+    assert found.kind_log_sd["matmul"] == pytest.approx(0.2, rel=0.2)
+    assert found.residual_log_sd["matmul"] == pytest.approx(0.1, rel=0.25)
+    assert found.kind_log_sd["gather"] < 0.02
+
+
+def test_the_parts_of_an_error_add_up_to_what_covers_single_rows() -> None:
+    e, group = groups_of_errors(0.2, 0.1)
+    found = split(e, np.zeros(1200), group, np.full(1200, "matmul"))
+    parts = (found.shared_log_sd, found.kind_log_sd["matmul"], found.residual_log_sd["matmul"])
+    assert np.linalg.norm(parts) == pytest.approx(total_log_sd(e, np.zeros(1200)), rel=0.05)
+
+
+def test_whole_networks_show_what_the_device_shares() -> None:
+    e = 0.15 * np.random.default_rng(6).standard_normal(400)
+    kind = np.repeat(["", "matmul"], 200)
+    found = split(e, np.zeros(400), np.arange(400), kind)
+    assert found.shared_log_sd == pytest.approx(0.15, rel=0.15)
+    assert set(found.residual_log_sd) == {"matmul"}

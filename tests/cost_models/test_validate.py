@@ -1,0 +1,86 @@
+"""The validation of made-up devices whose truth is known."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import cost_models.adapters as adapters
+from cost_models.scores import Score
+from cost_models.validate import GIVEN, KNOWN, POOLED, UNKNOWN, Report, validate
+from search_spaces.errors import InputError
+
+from .made_up import DEVICES, MadeUp, write_folder
+
+NOISE = 0.05
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory: pytest.TempPathFactory) -> Report:
+    folder = write_folder(tmp_path_factory.mktemp("data"), rows=100, noise=NOISE)
+    (folder / "notes.csv").write_text("who,what\nx,y\n")
+    (folder / "bad.csv").write_text(
+        "device,made_up_m,made_up_k,made_up_n,training,latency_us\nbox,1,1,1,0,-5\n"
+    )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(adapters, "adapters", lambda: {"made_up": MadeUp})
+        return validate(folder)
+
+
+def rows(report: Report, **wanted: object) -> list[Score]:
+    return [
+        row
+        for row in report.rows
+        if all(getattr(row, name) == value for name, value in wanted.items())
+    ]
+
+
+def test_a_known_device_is_predicted_down_to_its_noise(report: Report) -> None:
+    found = rows(report, protocol=KNOWN, training=False, dtype="bf16")
+    assert [row.device for row in found] == sorted(DEVICES)
+    for row in found:
+        assert row.known_device
+        assert row.mape < 1.5 * NOISE
+        assert row.mape < row.roofline_mape / 3
+
+
+def test_intervals_cover_what_they_promise(report: Report) -> None:
+    (pooled,) = rows(report, protocol=KNOWN, training=False, runtime=POOLED)
+    assert pooled.n == 4 * 100 - 20
+    assert 0.84 < pooled.coverage < 0.95
+
+
+def test_an_unmeasured_device_errs_more_and_is_less_sure(report: Report) -> None:
+    (known,) = rows(report, protocol=KNOWN, training=False, runtime=POOLED)
+    (none,) = rows(report, protocol=UNKNOWN, rows_seen=0, runtime=POOLED)
+    (some,) = rows(report, protocol=UNKNOWN, rows_seen=GIVEN, runtime=POOLED)
+    assert not none.known_device
+    assert none.width > some.width > 0.9 * known.width
+    assert none.mape > some.mape
+    assert some.mape < 1.6 * NOISE
+    assert some.n == none.n - GIVEN * len(DEVICES)
+    assert none.coverage > 0.8
+
+
+def test_training_is_never_pooled_with_inference(report: Report) -> None:
+    training = rows(report, training=True)
+    assert {row.device for row in training} == {DEVICES[0], "all gpu"}
+    assert all(row.n == 20 for row in training)
+    assert {row.protocol for row in training} == {KNOWN}
+
+
+def test_other_predictors_stand_beside(report: Report) -> None:
+    assert all(row.peer_mape["peer"] == pytest.approx(0.5) for row in report.rows)
+
+
+def test_files_that_were_not_scored_are_told(report: Report) -> None:
+    assert report.unrecognised == ("notes.csv",)
+    assert any("bad.csv: latency_us, row 2 = -5" in text for text in report.warnings)
+    assert set(report.read) == {f"{name}.csv" for name in DEVICES}
+
+
+def test_a_folder_that_nobody_can_read_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("who,what\nx,y\n")
+    with pytest.raises(InputError, match=r"columns = x\.csv: no adapter knows"):
+        validate(tmp_path)
