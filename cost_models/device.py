@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cost_models import device_checks
 from cost_models.forms import FORM_NAMES, parameters_of
 from cost_models.profile import (
     CALIBRATION_TOOL,
@@ -287,7 +288,8 @@ def with_parameters(device: Device, values: Mapping[str, float]) -> Device:
 
 def _not_found(name: str) -> str:
     names = device_names()
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.3) or names
+    inside = [n for n in names if name and name.lower() in n]
+    near = inside or difflib.get_close_matches(name, names, n=3, cutoff=0.3) or names
     return (
         f"no such device; nearest: {', '.join(near)}. Give a path to a device file, "
         "or make one for this machine with dynsearch calibrate"
@@ -325,11 +327,13 @@ def _device(data: Mapping[str, Any], file: str, problems: list[Problem]) -> Devi
         if key not in quantities and not any(p.key.startswith(key) for p in problems):
             complain(key, None, "is missing; state it with unit, source and grade")
     _check_ceilings(kind, quantities, complain)
+    warnings = device_checks.check(data, kind, quantities, complain)
     return Device(
         name=str(data.get("name")),
         kind=kind,
         summary=str(data.get("summary")),
         quantities=quantities,
+        warnings=warnings,
     )
 
 

@@ -68,6 +68,7 @@ class Measured:
         calls: Host calls of a row [N]: how often `call_overhead_s` is paid.
         group: What is left out together when errors are estimated [N]: a model, a geometry, a
             range of shapes. Rows of equal shape must share a group.
+        threads: Threads that shared an operator (processor cores only).
         weight_is_cached: Whether a loop re-reads the same buffers, so that weights and
             activations that fit are cached; whole networks are cold.
         peer_s: What another predictor said of the same rows, by its name [N], NaN where silent.
@@ -83,6 +84,7 @@ class Measured:
     seconds: F64
     calls: F64
     group: Names
+    threads: int = 1
     weight_is_cached: bool = False
     peer_s: dict[str, F64]
     energy: Energy | None = None
@@ -124,7 +126,7 @@ def joined(parts: Sequence[Measured]) -> Measured:
     if len(parts) > 1 and any(part.energy is not None for part in parts):
         raise ValueError("tables with energy are not joined")
     first = parts[0]
-    keys = ("device", "runtime", "family", "training", "weight_is_cached")
+    keys = ("device", "runtime", "family", "training", "threads", "weight_is_cached")
     for part in parts[1:]:
         for key in keys:
             if getattr(part, key) != getattr(first, key):

@@ -22,6 +22,7 @@ from search_spaces.candidate import (
     CandidateBatch,
     keep_counts,
 )
+from search_spaces.skims.attention_received import MAX_QUERIES
 from search_spaces.workload import Workload
 
 F64 = NDArray[np.float64]
@@ -97,7 +98,8 @@ def activation_values(candidates: CandidateBatch, *, workload: Workload) -> F64:
     n_in, n_ffn, drops = layer_tokens(candidates, workload.max_len)
     size = np.where(candidates.exit_batching == SERIAL, 1, workload.batch)[:, None].astype(float)
     below = np.arange(b.num_layers) < candidates.depth[:, None]
-    attention = size * n_in * 5 * h + np.where(drops, 2 * size * heads * n_in * n_in, 0)
+    pairs = np.minimum(n_in, MAX_QUERIES) * n_in
+    attention = size * n_in * 5 * h + np.where(drops, 2 * size * heads * pairs, 0)
     up = 2 if b.ffn_kind == "gated" else 1
     inner = np.where(candidates.num_experts > 1, _expert_width(candidates), float(b.ffn_size))
     copies = np.where(candidates.num_experts > 1, 4 * h, 2 * h)  # gathered rows and their sum

@@ -169,6 +169,10 @@ def price_terms(
     once = form_of(device.kind).operator_terms(
         ops, device, threads=threads, working_set_bytes=working_set_bytes
     )
+    linked = ops.kind == KIND["collective"]
+    if linked.any():  # a link's time does not split into memory and arithmetic
+        once = once.scaled(np.where(linked, 0.0, 1.0))
+        once.fixed[linked] = collective_time_s(ops.take(linked), device.name)
     return once.scaled(ops.count)
 
 

@@ -12,8 +12,8 @@ unknown ones other devices under the same protocol.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from cost_models.adapters import scan
 from cost_models.calibrate.information import choose
-from cost_models.calibrate.intervals import cross_conformal, scale_of_others, total_log_sd
+from cost_models.calibrate.intervals import cross_conformal, total_log_sd
 from cost_models.calibrate.posterior import (
     LeftOut,
     Posterior,
@@ -33,20 +33,22 @@ from cost_models.calibrate.posterior import (
     prior_only,
     sibling_prior,
 )
-from cost_models.calibrate.subjects import Subject, gather, row_dtypes
+from cost_models.calibrate.subjects import Subject, gather
 from cost_models.measured import Measured
 from cost_models.roofline import roofline_rows
-from cost_models.scores import Score, agreement, mape
+from cost_models.score_others import other_families
+from cost_models.scored import KNOWN, POOLED, UNKNOWN, Scored, calibrated, scores
+from cost_models.scores import Score
 from search_spaces.errors import InputError, Problem
 
 F64 = NDArray[np.float64]
 
-KNOWN = "groups left out"
-UNKNOWN = "device left out"
 GIVEN = 30  # rows of an unknown device
+__all__ = ["GIVEN", "KNOWN", "POOLED", "UNKNOWN", "Report", "validate"]
+
 ROWS = 2500  # that one fit looks at
+LARGEST = 3000  # rows of a table that are scored; more are thinned
 UNSEEN = 0.3  # residual log error of a family that no sibling has
-POOLED = "all"  # device of rows over every device of a family
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,33 +59,6 @@ class Report:
     read: dict[str, str]  # file -> adapter
     unrecognised: tuple[str, ...]
     warnings: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Scored:
-    """Rows of one table with predictions that had not seen them."""
-
-    table: Measured
-    subject: Subject
-    protocol: str
-    rows_seen: int
-    seconds: F64  # [N]
-    log_sd: F64  # [N]
-
-    @property
-    def error(self) -> F64:
-        """log(measured / predicted) [N]."""
-        found: F64 = np.log(self.table.seconds / self.seconds)
-        return found
-
-    def take(self, rows: NDArray[np.bool_]) -> Scored:
-        """Some of the rows."""
-        return replace(
-            self,
-            table=self.table.take(rows),
-            seconds=self.seconds[rows],
-            log_sd=self.log_sd[rows],
-        )
 
 
 def validate(
@@ -105,18 +80,29 @@ def validate(
     found = scan(root)
     if not found.tables:
         raise InputError(found.faulty or [_nothing(root, found.unrecognised)])
-    subjects, warnings = gather(found.tables)
+    subjects, warnings = gather(thinned_table(table) for table in found.tables)
     warnings += [str(p) for p in found.faulty]
     tell = progress or (lambda share, text: None)
     scored, errors = known_devices(subjects, lambda s, t: tell(s / (2 if unknown else 1), t))
     if unknown:
         scored += unknown_devices(subjects, errors, lambda s, t: tell(0.5 + s / 2, t))
+    others, silent = other_families(found.tables, unknown=unknown)
+    scored += others
+    warnings += silent
     return Report(
         rows=tuple(scores(scored)),
         read=dict(found.read),
         unrecognised=found.unrecognised,
         warnings=tuple(warnings),
     )
+
+
+def thinned_table(table: Measured) -> Measured:
+    """At most LARGEST rows of a table, drawn with a fixed seed, in their order."""
+    if len(table) <= LARGEST:
+        return table
+    kept = np.random.default_rng(0).permutation(len(table))[:LARGEST]
+    return table.take(np.sort(kept))
 
 
 def _nothing(root: Path, unrecognised: Sequence[str]) -> Problem:
@@ -149,7 +135,9 @@ def known_devices(
                     subject=subject,
                     protocol=KNOWN,
                     rows_seen=0,
-                    seconds=table.seconds / np.exp(part.log_error),
+                    measured=table.seconds,
+                    predicted=table.seconds / np.exp(part.log_error),
+                    plain=roofline_rows(table, subject.device),
                     log_sd=sd,
                 )
             )
@@ -215,7 +203,9 @@ def _left_whole(subject: Subject, table: Measured, prior: Prior, residual: float
             subject=subject,
             protocol=UNKNOWN,
             rows_seen=seen,
-            seconds=seconds,
+            measured=rows.seconds,
+            predicted=seconds,
+            plain=roofline_rows(rows, subject.device),
             log_sd=np.hypot(spread, residual),
         )
 
@@ -228,87 +218,3 @@ def _left_whole(subject: Subject, table: Measured, prior: Prior, residual: float
         others[chosen] = False
         found.append(score(given, table.take(others), GIVEN))
     return found
-
-
-def calibrated(scored: Sequence[Scored]) -> list[Scored]:
-    """Spreads scaled by how the same protocol did on other devices of the form and family."""
-    found = []
-    for s in scored:
-        alike = [o for o in scored if _protocol(o) == _protocol(s)]
-        errors = _by_device(alike, [o.error for o in alike])
-        spreads = _by_device(alike, [o.log_sd for o in alike])
-        factor = scale_of_others(errors, spreads, s.subject.device.name)
-        found.append(replace(s, log_sd=s.log_sd * factor))
-    return found
-
-
-def _protocol(s: Scored) -> tuple[object, ...]:
-    return s.subject.device.kind, s.table.family, s.rows_seen, s.subject.training
-
-
-def _by_device(scored: Sequence[Scored], values: Sequence[F64]) -> dict[str, F64]:
-    names = dict.fromkeys(s.subject.device.name for s in scored)
-    return {
-        name: np.concatenate(
-            [v for s, v in zip(scored, values, strict=True) if s.subject.device.name == name]
-        )
-        for name in names
-    }
-
-
-def scores(scored: Iterable[Scored]) -> list[Score]:
-    """A row a device, runtime, family, format and protocol; then those pooled over devices."""
-    parts: dict[tuple[object, ...], list[Scored]] = {}
-    pooled: dict[tuple[object, ...], list[Scored]] = {}
-    for s in scored:
-        dtypes = row_dtypes(s.table)
-        for dtype in np.unique(dtypes):
-            mine = s.take(dtypes == dtype)
-            key = (s.protocol, s.rows_seen, s.table.family, s.table.training, str(dtype))
-            parts.setdefault((*key, s.table.device, s.table.runtime), []).append(mine)
-            pooled.setdefault((*key[:4], s.subject.device.kind), []).append(mine)
-    rows = [_score(group, dtype=str(key[4]), pooled=False) for key, group in sorted_parts(parts)]
-    rows += [_score(group, dtype=POOLED, pooled=True) for _, group in sorted_parts(pooled)]
-    return rows
-
-
-def sorted_parts(
-    parts: dict[tuple[object, ...], list[Scored]],
-) -> list[tuple[tuple[object, ...], list[Scored]]]:
-    """By protocol, family and device, so that tables compare like with like."""
-    return sorted(parts.items(), key=lambda item: tuple(str(v) for v in item[0]))
-
-
-def _score(group: Sequence[Scored], *, dtype: str, pooled: bool) -> Score:
-    first = group[0]
-    measured = np.concatenate([s.table.seconds for s in group])
-    roof = np.concatenate([roofline_rows(s.table, s.subject.device) for s in group])
-    peers = {name for s in group for name in s.table.peer_s}
-    silent = [np.full(len(s.table), np.nan) for s in group]
-    return Score(
-        source=", ".join(dict.fromkeys(s.table.source for s in group)),
-        device=f"{POOLED} {first.subject.device.kind}" if pooled else first.table.device,
-        runtime=POOLED if pooled else first.table.runtime,
-        family=first.table.family,
-        dtype=dtype,
-        level="model" if first.table.family == "end_to_end" else "operator",
-        training=first.table.training,
-        known_device=first.protocol == KNOWN,
-        protocol=first.protocol,
-        rows_seen=first.rows_seen,
-        **agreement(
-            np.concatenate([s.seconds for s in group]),
-            measured,
-            np.concatenate([s.log_sd for s in group]),
-        ),
-        roofline_mape=mape(roof, measured),
-        peer_mape={
-            name: mape(
-                np.concatenate(
-                    [s.table.peer_s.get(name, e) for s, e in zip(group, silent, strict=True)]
-                ),
-                measured,
-            )
-            for name in sorted(peers)
-        },
-    )

@@ -277,14 +277,36 @@ def explain(
 @app.command()
 def calibrate(
     ctx: typer.Context,
-    out: Annotated[Path | None, typer.Option(help="Profile file to write.")] = None,
+    action: Annotated[
+        str, typer.Argument(help="host (this machine, at once), plan, measure or fit.")
+    ] = "host",
+    out: Annotated[Path | None, typer.Option(help="File to write.")] = None,
+    device: Annotated[str | None, typer.Option(help="Device to plan or fit.")] = None,
+    rows: Annotated[Path | None, typer.Option(help="Plan to measure, or CSV to fit.")] = None,
+    count: Annotated[int, typer.Option(min=1, help="Shapes to plan.")] = 20,
+    dtype: Annotated[str, typer.Option(help="Number format to plan.")] = "fp32",
+    runtime: Annotated[str, typer.Option(help="What ran the rows to fit.")] = "torch-eager",
     seconds: Annotated[float, typer.Option(min=1, help="Time to measure.")] = 100,
     threads: Annotated[int, typer.Option(min=1, help="Threads of the measured runtime.")] = 1,
     json_: Json = False,
     quiet: Quiet = False,
 ) -> int:
-    """Measure this machine and fit the cost model to it."""
+    """Measure this machine and fit the cost model to it, or another device in steps."""
+    from dynsearch.commands import calibrate as steps
     from dynsearch.commands import devices, show
+
+    if action != steps.HOST:
+        result = steps.run(
+            action,
+            device=device,
+            rows=rows,
+            out=out,
+            count=count,
+            dtype=dtype,
+            runtime=runtime,
+            threads=threads,
+        )
+        return _finish(ctx, result, steps.show)
     from dynsearch.progress import make_progress
 
     with make_progress(quiet=quiet) as progress:

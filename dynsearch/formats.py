@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 FORMATS: tuple[str, ...] = ("fp32", "bf16", "int8")  # that networks run in on a CPU
@@ -31,20 +32,19 @@ def time_formats() -> dict[str, dict[int, float]]:
 
 
 def _matmuls(rows: int) -> dict[str, Callable[[], Any]]:
-    """One feed-forward matmul in each number format."""
+    """One feed-forward matmul in each number format, packed as networks have it."""
     import torch
-    from torch.nn import functional
 
-    from dynsearch.models.int8 import pack
+    from dynsearch.models.packed import matrix_of
 
-    x, weight = torch.ones(rows, HIDDEN), torch.ones(FFN, HIDDEN)
-    x16, weight16 = x.bfloat16(), weight.bfloat16()
-    packed = pack(weight.to(torch.int8), torch.ones(FFN), torch.zeros(FFN))
-    return {
-        "fp32": lambda: functional.linear(x, weight),
-        "bf16": lambda: functional.linear(x16, weight16),
-        "int8": lambda: torch.ops.quantized.linear_dynamic(x, packed),
-    }
+    x = torch.ones(rows, HIDDEN)
+    weights = {"layers.0.ffn_in.weight": torch.ones(FFN, HIDDEN)}
+    weights["layers.0.ffn_in.bias"] = torch.zeros(FFN)
+    calls: dict[str, Callable[[], Any]] = {}
+    for dtype in FORMATS:
+        given = x.bfloat16() if dtype == "bf16" else x
+        calls[dtype] = partial(matrix_of(weights, "layers.0.ffn_in", dtype), given)
+    return calls
 
 
 def _best_time(call: Callable[[], Any], calls: int = 12) -> float:

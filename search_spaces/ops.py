@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 #                         executed_flops / (4 m n k batch) is the share of the scores that is
 #                         computed (about 1/2 where m = n and causal). Heads that share keys show
 #                         in activation_bytes
-#   attention_importance  the same with an explicit softmax matrix, its column means (attention
-#                         received), top-k and the gather of the kept rows: a layer that drops
-#                         tokens pays it in place of attention_prefill
+#   attention_importance  an explicit softmax matrix, its column means (attention received),
+#                         top-k and the gather of the kept rows: a layer that drops tokens pays
+#                         it in place of attention_prefill or, long texts, of most of it
 #   attention_decode      few query tokens per sequence against n cached tokens, head width k,
 #                         `batch` = sequences x key-value heads, m = query heads per key-value
 #                         head x query tokens per sequence (1 in plain decoding): the rows that
@@ -94,8 +94,8 @@ class OpTable:
     def __len__(self) -> int:
         return int(self.kind.shape[0])
 
-    def take(self, rows: NDArray[Any]) -> OpTable:
-        """The operators at `rows` (indices or mask)."""
+    def take(self, rows: NDArray[Any] | slice) -> OpTable:
+        """The operators at `rows` (indices, mask or slice)."""
         return OpTable(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
 
     @staticmethod

@@ -14,7 +14,10 @@ ALLOWED = {
     "search_spaces": {"search_spaces", "numpy"},
     "cost_models": {"cost_models", "search_spaces", "numpy", "scipy"},
 }
-IN_FUNCTIONS = {"cost_models/calibrate/measure.py": {"torch", "onnxruntime"}}
+IN_FUNCTIONS = {
+    "cost_models/calibrate/measure.py": {"torch", "onnxruntime"},
+    "cost_models/calibrate/target.py": {"torch", "onnxruntime", "onnx"},
+}
 HEAVY = ("torch", "ray", "optuna")
 
 

@@ -57,12 +57,17 @@ DEVICES: Mapping[str, str] = {
     "xeon_e5_2640_v4": "intel-xeon-e5-2640-v4",
     "titan_xp": "nvidia-titan-xp",
 }
-# Entries of the decoder's vocabulary. WMT'14: the joined dictionaries of fairseq's translation
-# models; IWSLT'14: target side of fairseq's prepared data.
+THREADS: Mapping[str, int] = {  # the script leaves PyTorch's default, a thread per core
+    "raspberry-pi-4": 4,
+    "intel-xeon-e5-2640-v4": 10,
+    "nvidia-titan-xp": 1,
+}
+# Entries of the decoder's vocabulary. WMT'14 En-De: configs/wmt14.en-de/preprocess.sh there;
+# En-Fr: the joined dictionary of fairseq's transformer; IWSLT'14: its target dictionary.
 VOCABULARY: Mapping[str, int] = {
     "wmt14ende": 32768,
     "wmt14enfr": 44512,
-    "wmt19ende": 32768,
+    "wmt19ende": 44512,  # 40000 merges as in WMT'14 En-Fr; its own dictionary is not public here
     "iwslt14deen": 6632,
 }
 WIDTH = 512  # of attention, "qkv-dim" of every published configuration
@@ -95,8 +100,9 @@ def _sentences(table: CsvTable, device: str) -> Measured:
         family="end_to_end",
         ops=OpTable.concat([encoder(table), decoder(table)]),
         seconds=seconds,
-        calls=1.0 + steps,
+        calls=(1.0 + steps).astype(np.float64),
         group=_groups(table),
+        threads=THREADS[device],
         peer_s={},
     )
 

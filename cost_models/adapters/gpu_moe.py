@@ -15,6 +15,7 @@ from cost_models.adapters.gpu_rows import F64, dtypes, joined_names, operators, 
 from cost_models.adapters.reader import CsvTable, read_csv
 from cost_models.measured import Measured
 from search_spaces.candidate import DTYPE_BYTES, DTYPES, PLAIN_DTYPE
+from search_spaces.lowering.experts import expected_experts
 from search_spaces.ops import OpTable
 
 COLUMNS = frozenset(
@@ -32,57 +33,93 @@ COLUMNS = frozenset(
         "distribution",
     }
 )
-SKEW = 0.45  # share of even routing that power-law loads reach in `active`; fitted, see there
+# Experts without a gate (squared ReLU): hidden, inner width, experts of the Nemotron 3 family.
+UNGATED = ("2688 1856 128", "2048 5120 512", "4096 2688 512", "1024 2688 512")
 
 _WEIGHT = np.array([DTYPE_BYTES[name] for name in DTYPES])
 _PLAIN = np.array([DTYPE_BYTES[PLAIN_DTYPE[name]] for name in DTYPES])
 
 
 def read(path: Path, root: Path) -> list[Measured]:
-    """One table for each device, framework and number format; a group is a layer's shape."""
+    """One table for each device, framework and number format; a group is a layer's shape.
+
+    Layers that several devices share have a runtime of their own: a rank does other work.
+    """
     table = read_csv(path, root, COLUMNS, repeats=True)
-    return tables_by(table, ("framework", "dtype"), _build)
+    alone = (table.integer("tp") == 1) & (table.integer("ep") == 1)
+    keys = ("framework", "dtype")
+    return tables_by(table.take(alone), keys, _build) + tables_by(table.take(~alone), keys, _build)
 
 
 def _build(table: CsvTable, device: str) -> Measured:
     names = ("tokens", "hidden", "inter", "topk", "experts", "tp", "ep")
-    t, h, f, top, experts, tp, ep = (table.integer(name).astype(np.float64) for name in names)
-    even = table.text("distribution") == "balanced"
+    t, h, f, top, experts, tp, ep = (table.number(name) for name in names)
+    framework = str(table.text("framework")[0]).split("/")[0]
+    shape = joined_names(*(table.text(name) for name in ("hidden", "inter", "experts")))
+    ungated = np.isin(shape, UNGATED) & (framework == "vllm")
     local = np.maximum(experts / ep, 1.0)
     assigned = np.maximum(t * top / ep, 1.0)
-    touched = active(local, assigned, even)
-    ops = layer_ops(h, np.maximum(f / tp, 1.0), assigned, touched, dtypes(table))
-    group = joined_names(*(table.text(name) for name in ("hidden", "inter", "topk", "experts")))
-    framework = str(table.text("framework")[0]).split("/")[0]
-    return single(table, device, ops, runtime=framework, family="moe", group=group)
+    even = table.text("distribution") == "balanced"
+    touched = np.where(
+        even,
+        np.minimum(local, assigned),
+        np.clip(expected_experts(experts, np.minimum(top, experts), t) / ep, 1.0, assigned),
+    )
+    moved = assigned
+    if "kernel" in table:  # this one also writes zeros for tokens of experts that are elsewhere
+        moved = np.where(np.char.find(table.text("kernel"), "triton") >= 0, t * top, moved)
+    ops = layer_ops(
+        h,
+        np.maximum(f / tp, 1.0),
+        assigned,
+        touched,
+        dtypes(table),
+        gates=np.where(ungated, 1.0, 2.0),
+        moved=np.maximum(moved, assigned),
+    )
+    group = joined_names(shape, table.text("topk"))
+    shared = bool((tp * ep > 1).any())
+    scaled = "-fp8-tensor" if str(table.text("dtype")[0]) == "fp8" else ""  # other kernels
+    runtime = f"{framework}{scaled}{'-rank' if shared else ''}"
+    return single(table, device, ops, runtime=runtime, family="moe", group=group)
 
 
-def active(experts: F64, assigned: F64, even: np.ndarray) -> F64:
-    """Experts that get at least one of `assigned` tokens [N].
+def layer_ops(
+    h: F64,
+    f: F64,
+    assigned: F64,
+    touched: F64,
+    dtype: np.ndarray,
+    *,
+    gates: F64 | float = 2.0,
+    moved: F64 | None = None,
+) -> OpTable:
+    """Two grouped matmuls for each of N rows; `count` is the experts that got tokens.
 
-    Evenly routed, as many as there are tokens for. With skewed loads E (1 - exp(-SKEW A / E)):
-    the popular ones take what others would have got.
+    Args:
+        h: Hidden width [N].
+        f: Inner width of an expert [N].
+        assigned: Tokens times experts of each, here [N].
+        touched: Experts that got tokens [N].
+        dtype: Index into DTYPES [N].
+        gates: Up-projections [N], 2 with a gate.
+        moved: Rows of activations that the kernels write and read [N]; None: `assigned`.
     """
-    skewed = experts * (1 - np.exp(-SKEW * assigned / experts))
-    return np.where(even, np.minimum(experts, assigned), np.maximum(skewed, 1.0))
-
-
-def layer_ops(h: F64, f: F64, assigned: F64, touched: F64, dtype: np.ndarray) -> OpTable:
-    """Two grouped matmuls for each of N rows; `count` is the experts that got tokens."""
-    rows = assigned / touched  # tokens of an expert
+    load = assigned / touched  # tokens of an expert
+    rows = load if moved is None else moved / touched
     return OpTable.concat(
         [
             operators(
                 "grouped_matmul",
-                m=np.ceil(rows - 1e-9),
+                m=np.ceil(load - 1e-9),
                 k=k,
                 n=n,
                 count=touched,
                 dtype=dtype,
                 weight_bytes=_WEIGHT[dtype] * k * n,
                 activation_bytes=_PLAIN[dtype] * rows * (k + n),
-                flops=2.0 * rows * k * n,
+                flops=2.0 * load * k * n,
             )
-            for k, n in ((h, 2 * f), (f, h))
+            for k, n in ((h, gates * f), (f, h))
         ]
     )

@@ -41,6 +41,7 @@ DEVICES: dict[str, tuple[str, str, str]] = {
     "Intel Xeon 8375C": ("intel-xeon-8375c-c6i-2xlarge", "torch-eager", "fp32"),
     "NVIDIA A10G": ("nvidia-a10g", "torch-eager", "fp32"),
 }
+THREADS: dict[str, int] = {"intel-xeon-8375c-c6i-2xlarge": 4}  # PyTorch's default: one a core
 
 
 def read(path: Path, root: Path) -> list[Measured]:
@@ -90,6 +91,7 @@ def _measured(table: CsvTable, device: str, runtime: str, dtype: str) -> Measure
         seconds=table.seconds("latency"),
         calls=np.ones(len(table)),
         group=np.array([f"L{r['layers']} h{r['hidden']} f{r['ffn']}" for r in rows]),
+        threads=THREADS.get(device, 1),
         peer_s={},
     )
 

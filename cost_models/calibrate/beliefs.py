@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from cost_models.calibrate.solve import SIGMA_START
 from cost_models.device import Device, with_parameters
-from cost_models.forms import parameters_of
+from cost_models.forms import fitted_of, parameters_of
 from search_spaces.errors import InputError
 
 F64 = NDArray[np.float64]
@@ -60,13 +60,21 @@ def default_prior(device: Device, names: Iterable[str] | None = None) -> Prior:
 
     Args:
         device: Parameters that it states are the mean in place of the form's default.
-        names: Parameters; None: all of the form.
+        names: Parameters; None: those that the form says rows of others can tell apart
+            (`forms.fitted_of`), with the prior that it gives them for that.
 
     Raises:
         InputError: a name that is no parameter of the form.
     """
+    if names is None:
+        fitted = fitted_of(device.kind)
+        stated = {n: f"model.{n}" in device.quantities for n in fitted}
+        return Prior(
+            value={n: device.parameter(n) if stated[n] else p.default for n, p in fitted.items()},
+            log_sd={n: p.log_sd for n, p in fitted.items()},
+        )
     known = parameters_of(device.kind)
-    wanted = tuple(known if names is None else names)
+    wanted = tuple(names)
     for name in wanted:
         if name not in known:
             raise InputError.one(

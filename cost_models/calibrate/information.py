@@ -40,7 +40,7 @@ def choose(
     posterior: Posterior,
     count: int,
     *,
-    threads: int = 1,
+    threads: int | None = None,
 ) -> I64:
     """Rows to measure, the most telling first; their `seconds` are not looked at.
 
@@ -49,7 +49,7 @@ def choose(
         device: Facts of the device.
         posterior: What is believed of it now; `prior_only` before anything was measured.
         count: Rows to choose, fewer where the pool is smaller.
-        threads: Threads that share an operator (processor cores only).
+        threads: Threads that share an operator; None: those of the tables.
 
     Returns:
         Indices into the rows of the tables, in order.

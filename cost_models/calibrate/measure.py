@@ -32,7 +32,7 @@ Matrix = Callable[[Any], Any]  # input [..., inner] -> [..., outer]
 
 BURST_S = 0.002  # a timed burst of a single operator lasts about this long
 MAX_BURST = 200
-ATTENTION_BYTES = 2 * 2**20  # as the encoder does, and so with this:
+MAX_QUERIES = 64  # as the encoder does, and so with this:
 PACKED_ROWS = 32
 WARM_UP_CALLS = 1  # builds kernels; the first round warms the rest
 
@@ -122,14 +122,17 @@ def _dtype(item: Item) -> Any:
     return {"fp32": torch.float32, "bf16": torch.bfloat16, "int8": torch.float32}[item["dtype"]]
 
 
-def _packs_bf16() -> bool:
+def _packs(dtype: str) -> bool:
     import torch
 
-    return (
+    if not (
         torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
         and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-        and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    )
+    ):
+        return False
+    if dtype == "bf16":
+        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return torch.cpu.get_capabilities().get("architecture") in ("x86_64", "AMD64")
 
 
 def _linear(weight: Any, bias: Any, item: Item) -> Matrix:
@@ -137,7 +140,7 @@ def _linear(weight: Any, bias: Any, item: Item) -> Matrix:
     import torch
     import torch.nn.functional as F
 
-    if item["dtype"] == "bf16" and _packs_bf16():
+    if item["dtype"] != "int8" and _packs(item["dtype"]):
         laid_out = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), PACKED_ROWS)
         return lambda x: torch.ops.mkldnn._linear_pointwise(x, laid_out, bias, "none", [], "")
     if item["dtype"] != "int8":
@@ -233,16 +236,10 @@ def _attend(q: Any, k: Any, v: Any, mask: Any) -> Any:
 
 
 def _explicit(q: Any, k: Any, v: Any, mask: Any) -> tuple[Any, Any]:
-    """Attention [B, H, T, d] and what each token received [B, T], a few samples at a time."""
+    """Attention [B, H, T, d] and what each token received [B, T]."""
     import torch
 
-    B, H, T, d = q.shape
-    part = max(1, ATTENTION_BYTES // (H * T * T * q.element_size()))
-    if part < B:
-        cuts = [slice(i, i + part) for i in range(0, B, part)]
-        found = [_explicit(q[c], k[c], v[c], None if mask is None else mask[c]) for c in cuts]
-        return torch.cat([x for x, _ in found]), torch.cat([x for _, x in found])
-    scores = torch.matmul(q * d**-0.5, k.transpose(-1, -2))
+    scores = torch.matmul(q * q.shape[-1] ** -0.5, k.transpose(-1, -2))
     if mask is not None:
         scores.masked_fill_(~mask[:, None, None], float("-inf"))
     weights = torch.softmax(scores, dim=-1)
@@ -255,10 +252,12 @@ def _explicit(q: Any, k: Any, v: Any, mask: Any) -> tuple[Any, Any]:
 
 
 def _attend_and_drop(x: Any, q: Any, k: Any, v: Any, n: Any, counts: Any) -> tuple[Any, Any]:
-    """Explicit attention, attention received, the best positions, both states gathered."""
+    """Attention received, the best positions, the states and the attention of those that stay."""
     import torch
 
     B, H, T, d = q.shape
+    if T > MAX_QUERIES:
+        return _long_attend_and_drop(x, q, k, v, n, counts)
     mask = _mask(n, T)
     context, received = _explicit(q, k, v, mask)
     context = context.transpose(1, 2).reshape(B, T, H * d)
@@ -272,8 +271,42 @@ def _attend_and_drop(x: Any, q: Any, k: Any, v: Any, n: Any, counts: Any) -> tup
     ranked = torch.argsort(order, dim=1, descending=True, stable=True)
     alive = torch.arange(T)[None] < torch.from_numpy(counts)[:, None]
     positions = ranked.masked_fill(~alive, T).sort(dim=1).values[:, :most].clamp_max(T - 1)
-    index = positions[:, :, None].expand(-1, -1, H * d)
-    return torch.gather(x, 1, index), torch.gather(context, 1, index)
+    return _rows_at(x, positions), _rows_at(context, positions)
+
+
+def _long_attend_and_drop(x: Any, q: Any, k: Any, v: Any, n: Any, counts: Any) -> tuple[Any, Any]:
+    """The same for long texts, one by one: few queries rank, those that stay attend."""
+    import numpy as np
+    import torch
+    import torch.nn.functional as F
+
+    B, H, T, d = q.shape
+    most = int(counts.max())
+    positions = torch.full((B, most), T - 1)
+    context = torch.zeros(B, most, H * d, dtype=q.dtype)
+    for i in range(B):
+        own, keys, count = int(n[i]), k[i : i + 1, :, : int(n[i])], int(counts[i])
+        asked = min(own, MAX_QUERIES)
+        few = q[i : i + 1].index_select(2, torch.from_numpy(np.arange(asked) * own // asked))
+        weights = torch.softmax(torch.matmul(few * d**-0.5, keys.transpose(-1, -2)), dim=-1)
+        received = weights.sum(dim=(1, 2), dtype=torch.float32)
+        received[:, 0] = float("inf")
+        kept = torch.topk(received[0], count).indices.sort().values
+        attended = F.scaled_dot_product_attention(
+            q[i : i + 1].index_select(2, kept), keys, v[i : i + 1, :, :own]
+        )
+        context[i, :count] = attended.transpose(1, 2).reshape(count, H * d)
+        positions[i, :count] = kept
+    return _rows_at(x, positions), context
+
+
+def _rows_at(x: Any, positions: Any) -> Any:
+    """Rows `positions` [B, K] of x [B, T, h]."""
+    import torch
+
+    if x.shape[0] == 1:
+        return x.index_select(1, positions[0])
+    return torch.gather(x, 1, positions[:, :, None].expand(-1, -1, x.shape[2]))
 
 
 def _attention(item: Item, cache: dict[Any, Any]) -> Call:

@@ -299,7 +299,7 @@ def _op_attention(item: Item, b: Backbone) -> OpTable:
     tokens = item["tokens"]
     kept = int(keep_counts(tokens, item["keep_rate"])) if drop else tokens
     ops = lower_layers(b, _layer_shapes(item, 1, [tokens], [kept], [drop]))
-    return ops.take(ops.kind == KIND[item["op"]])
+    return ops.take(np.isin(ops.kind, [KIND["attention_prefill"], KIND["attention_importance"]]))
 
 
 def _op_experts(item: Item, b: Backbone) -> OpTable:

@@ -74,7 +74,7 @@ def fit_rows(
     *,
     names: Iterable[str] | None = None,
     prior: Prior | None = None,
-    threads: int = 1,
+    threads: int | None = None,
     table_weight: Sequence[float] | None = None,
     limit: int = ROWS,
 ) -> Posterior:
@@ -85,7 +85,7 @@ def fit_rows(
         device: Facts, and the parameters that are not fitted.
         names: Parameters to fit; None: those of the prior, or all of the form.
         prior: None: `default_prior`. Names without one in it keep the form's.
-        threads: Threads that shared an operator (processor cores only).
+        threads: Threads that shared an operator; None: those of the tables.
         table_weight: Importance of the rows of each table; None: 1 for all.
         limit: Rows to look at; more are thinned evenly.
 
@@ -104,7 +104,9 @@ def fit_rows(
     return _posterior(rows, device, prior, weight[rows.table], start=None)[0]
 
 
-def predict_rows(measured: Sequence[Measured], device: Device, *, threads: int = 1) -> F64:
+def predict_rows(
+    measured: Sequence[Measured], device: Device, *, threads: int | None = None
+) -> F64:
     """Seconds of every row [N], rows in the order of the tables."""
     return prepare(measured, threads=threads).predict(device)
 
@@ -118,7 +120,11 @@ def parameter_slopes(rows: Prepared, device: Device, posterior: Posterior) -> tu
 
 
 def predict_with_spread(
-    measured: Sequence[Measured], device: Device, posterior: Posterior, *, threads: int = 1
+    measured: Sequence[Measured],
+    device: Device,
+    posterior: Posterior,
+    *,
+    threads: int | None = None,
 ) -> tuple[F64, F64]:
     """Seconds [N], and the log error [N] that unsure parameters alone cause."""
     base, jacobian = parameter_slopes(prepare(measured, threads=threads), device, posterior)
@@ -137,7 +143,7 @@ def left_out(
     *,
     names: Iterable[str] | None = None,
     prior: Prior | None = None,
-    threads: int = 1,
+    threads: int | None = None,
     folds: int = FOLDS,
     limit: int = ROWS,
 ) -> LeftOut:

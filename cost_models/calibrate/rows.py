@@ -68,15 +68,16 @@ class Prepared:
         return Prepared(**changed, **same)
 
 
-def prepare(measured: Sequence[Measured], *, threads: int = 1) -> Prepared:
+def prepare(measured: Sequence[Measured], *, threads: int | None = None) -> Prepared:
     """Tables of one device as one problem; rows in the order of the tables.
 
     Args:
         measured: Tables; families, runtimes and sources may differ.
-        threads: Threads that shared an operator (processor cores only).
+        threads: Threads that shared an operator (processor cores only); None: those of the
+            tables, which must agree.
 
     Raises:
-        InputError: no rows at all.
+        InputError: no rows at all, or tables of several thread counts.
     """
     if sum(len(part) for part in measured) == 0:
         raise InputError.one(
@@ -101,8 +102,16 @@ def prepare(measured: Sequence[Measured], *, threads: int = 1) -> Prepared:
         seconds=np.concatenate([part.seconds for part in measured]),
         group=np.unique(names, return_inverse=True)[1],
         table=np.repeat(np.arange(len(measured)), [len(part) for part in measured]),
-        threads=threads,
+        threads=_threads(measured) if threads is None else threads,
     )
+
+
+def _threads(measured: Sequence[Measured]) -> int:
+    counts = sorted({part.threads for part in measured})
+    if len(counts) > 1:
+        text = "tables of several thread counts; fit each by itself or name one"
+        raise InputError.one("measurements", "threads", ", ".join(map(str, counts)), text)
+    return counts[0]
 
 
 def _working_set(part: Measured) -> F64:

@@ -97,7 +97,7 @@ def profile_of(subject: Subject, *, today: str | None = None) -> Profile:
         tool=TOOL,
         driver="",
         runtime=subject.runtime,
-        threads=1,
+        threads=rows.threads,
         n=len(subject),
         mape=_short(np.mean([ape[outside.table == t].mean() for t in np.unique(outside.table)])),
         machine="",

@@ -36,11 +36,11 @@ class Subject:
 def gather(tables: Iterable[Measured]) -> tuple[list[Subject], list[str]]:
     """Subjects in order of their names, and warnings about devices that have no file.
 
-    Tables of energy hold no times to fit and are left to who scores energy.
+    Energy and collectives are no form of a device: `energy.py` and `links.py` are their homes.
     """
     found: dict[tuple[str, str, bool], list[Measured]] = {}
     for table in tables:
-        if table.family != "energy":
+        if table.family not in ("energy", "collective"):
             key = (table.device, table.runtime, table.training)
             found.setdefault(key, []).append(with_groups(table))
     known = set(device_names())

@@ -133,3 +133,13 @@ def form_of(kind: str) -> Form:
 def parameters_of(kind: str) -> dict[str, Parameter]:
     """The parameters of a form by name."""
     return {p.name: p for p in form_of(kind).PARAMETERS}
+
+
+def fitted_of(kind: str) -> dict[str, Parameter]:
+    """Parameters that whole networks, measured by others, can tell apart; with their priors.
+
+    A form with more parameters than such rows can tell apart names a few in `COARSE`, for
+    runtimes that it knows nothing of; of other forms it is all of them.
+    """
+    few: tuple[Parameter, ...] = getattr(form_of(kind), "COARSE", ())
+    return {p.name: p for p in few} or parameters_of(kind)

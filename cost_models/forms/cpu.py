@@ -91,12 +91,12 @@ def _per_family() -> list[Parameter]:
         add("problem_importance", "s", 1.2 * US, 0.8, "explicit attention, each of them")
         add("call", "s", 100 * US, 0.7, "fixed time of a forward pass, from ids to an answer")
         add("efficiency_attention", "number", 0.5, 0.6, "the same for fused attention", 1.0)
-        add("efficiency_importance", "number", 0.4, 0.6, "the same for explicit attention", 1.0)
+        add("efficiency_scores", "number", 0.4, 0.6, "the same for explicit scores", 1.0)
         add("move_elementwise", "bytes_per_s", 60 * GB, 0.5, "bytes moved by elementwise kernels")
         add("efficiency_elementwise", "number", 0.15, 0.7, "share of the fp32 peak", 1.0)
         add("move_reduce", "bytes_per_s", 8 * GB, 0.8, "bytes moved by reductions")
         add("move_gather", "bytes_per_s", 8 * GB, 0.8, "bytes moved by gathers")
-        add("move_importance", "bytes_per_s", 8 * GB, 0.8, "bytes moved by explicit attention")
+        add("move_scores", "bytes_per_s", 8 * GB, 0.8, "bytes moved by explicit scores")
     return found
 
 
@@ -109,6 +109,32 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter("contention", "number", 0.15, 0.5, "s of g(T) = T / (1 + s (T - 1))"),
     Parameter("thread_start", "s", 3 * US, 0.8, "time to start a parallel region"),
 )
+
+
+def _coarse() -> list[Parameter]:
+    found = []
+    for d in FAMILIES:
+
+        def add(name: str, dimension: str, default: float, sd: float, top: float | None) -> None:
+            found.append(Parameter(f"{name}_{d}", dimension, default, sd, _ABOUT[name], top))  # noqa: B023
+
+        add("context", "s", 60 * US, 2.0, None)
+        add("efficiency_matmul", "number", 0.25, 1.2, 1.0)
+        add("pack", "bytes_per_s", 100 * GB, 2.0, None)
+        add("ramp_4", "number", 1.0, 0.3, None)
+    return found
+
+
+_ABOUT = {
+    "context": "fixed time of an operator of any kind, whatever dispatches it",
+    "efficiency_matmul": "share of the peak of a large matmul",
+    "pack": "rate at which weights pass the caches",
+    "ramp_4": "efficiency at 4 rows beside that of many",
+}
+# What whole networks on machines of others can tell apart: a fixed time for every operator, a
+# rate of arithmetic, one of weights, and how well few rows fill it. Runtimes differ in the first
+# by a factor of ten and more, so the priors are wide.
+COARSE: tuple[Parameter, ...] = tuple(_coarse())
 
 _OVERHEAD = {
     "matmul": "overhead_matmul",
@@ -131,14 +157,14 @@ _MOVE = {
     "elementwise": "move_elementwise",
     "reduce": "move_reduce",
     "gather": "move_gather",
-    "attention_importance": "move_importance",
+    "attention_importance": "move_scores",
 }
 _EFFICIENCY = {
     "matmul": "efficiency_matmul",
     "grouped_matmul": "efficiency_matmul",
     "attention_prefill": "efficiency_attention",
     "attention_decode": "efficiency_attention",
-    "attention_importance": "efficiency_importance",
+    "attention_importance": "efficiency_scores",
     "elementwise": "efficiency_elementwise",
 }
 _MATMULS = ("matmul", "grouped_matmul")

@@ -1,13 +1,12 @@
-"""Graphics processors: launch + roofline with whole tiles and partly whole waves.
+"""Graphics processors: tiles in partial waves, memory and cache overlapped, a launch floor.
 
-    t = launch + max(compute, memory)
-    compute = waves * 2 tm tn (k + fill) / (peak * efficiency * tile_share / SMs)
-    waves   = wave_weight * ceil(x) + (1 - wave_weight) * max(x, 1),   x = tiles / SMs
-    memory  = (weights + activations) / (bandwidth * bandwidth_share)
+An operator's formula stands with its kind: `gpu_matmul` (matmuls, experts), `gpu_attention`
+(prefill, decoding), `gpu_vector`; `gpu_parameters` holds what calibration may set, with defaults
+that are pooled fits, and the constants of the form. The launch floor is a parameter of runtime:
+some microseconds where kernels are recorded in a graph, tens where the host launches each.
 
-with the best of three square tiles. Defaults are pooled fits of bf16 matmuls on four data-centre
-parts; the last row of streaming multiprocessors that has no tile is lost only in part, because
-libraries split the inner dimension.
+Whole networks run cold: weights come from memory. A loop that repeats one operator finds what
+fits in the L2 cache, which only measured rows say (`working_set_bytes`).
 """
 
 from __future__ import annotations
@@ -17,29 +16,38 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cost_models.forms import Parameter, Terms, roofline_terms
-from search_spaces.ops import KIND
+from cost_models.forms import Terms
+from cost_models.forms.gpu_attention import decode_parts, prefill_parts
+from cost_models.forms.gpu_matmul import experts_parts, matmul_parts
+from cost_models.forms.gpu_parameters import HALF_OR_FP8, MATMUL_FAMILY, PARAMETERS
+from cost_models.forms.gpu_terms import F64, Facts, Parts, told_apart
+from cost_models.forms.gpu_vector import vector_parts
+from search_spaces.candidate import DTYPE_BYTES, DTYPES
+from search_spaces.ops import KIND, KINDS
 
 if TYPE_CHECKING:
     from cost_models.device import Device
     from search_spaces.ops import OpTable
 
-F64 = NDArray[np.float64]
+__all__ = ["PARAMETERS", "RESIDUAL_LOG_SD", "SHARED_LOG_SD", "operator_terms", "operator_time_s"]
 
-SHARED_LOG_SD = 0.35
-RESIDUAL_LOG_SD = 0.35
-TILES: tuple[int, ...] = (32, 64, 128)
+SHARED_LOG_SD = 0.25
+RESIDUAL_LOG_SD = 0.25
 
-PARAMETERS: tuple[Parameter, ...] = (
-    Parameter("launch", "s", 4e-6, 0.5, "fixed time of a kernel"),
-    Parameter("sync", "s", 20e-6, 0.7, "a result copied to the host and awaited"),
-    Parameter("efficiency", "number", 0.82, 0.2, "share of the peak of a large tile", 1.0),
-    Parameter("bandwidth_share", "number", 0.80, 0.2, "share of the memory bandwidth", 1.0),
-    Parameter("fill", "number", 120.0, 0.5, "inner steps lost to start and end of a tile"),
-    Parameter("wave_weight", "number", 0.2, 0.5, "weight of whole waves", 1.0),
-    Parameter("tile_power", "number", 0.35, 0.4, "a tile's efficiency ~ area to this power"),
-    Parameter("softmax_per_unit", "per_s", 1e11, 0.7, "attention scores per second and SM"),
-)
+_GROUP: dict[str, str] = {
+    "matmul": "matmul",
+    "grouped_matmul": "experts",
+    "attention_prefill": "prefill",
+    "attention_importance": "prefill",
+    "attention_decode": "decode",
+    "elementwise": "vector",
+    "reduce": "vector",
+    "gather": "vector",
+    "host_sync": "sync",
+    "collective": "vector",
+}
+_GROUPS = tuple(dict.fromkeys(_GROUP.values()))
+_GROUP_OF_KIND = np.array([_GROUPS.index(_GROUP[name]) for name in KINDS])
 
 
 def operator_time_s(
@@ -55,10 +63,11 @@ def operator_time_s(
         ops: R operators.
         device: Of kind "gpu".
         threads: Not used; the host only launches.
-        working_set_bytes: Not used; weights are taken to come from memory.
+        working_set_bytes: Bytes between two uses of the same ones, one number or [R]; None or
+            infinite: more than the cache holds.
     """
-    fixed, _, busy, weights, activations = _pieces(ops, device)
-    return fixed + np.maximum(busy, weights + activations)
+    parts = _parts(ops, device, working_set_bytes)
+    return parts.fixed + parts.body
 
 
 def operator_terms(
@@ -69,42 +78,62 @@ def operator_terms(
     working_set_bytes: float | NDArray[Any] | None = None,
 ) -> Terms:
     """`operator_time_s`, told apart; part tiles and waves are what "few rows" add."""
-    return roofline_terms(*_pieces(ops, device))
+    parts = _parts(ops, device, working_set_bytes)
+    works = ops.kind != KIND["host_sync"]
+    return told_apart(parts, ops.weight_bytes * works, ops.activation_bytes * works)
 
 
-def _pieces(ops: OpTable, device: Device) -> tuple[F64, F64, F64, F64, F64]:
-    """Seconds of start, arithmetic without part tiles, with them, weights, activations [R]."""
+def _parts(ops: OpTable, device: Device, working_set_bytes: float | NDArray[Any] | None) -> Parts:
+    """Parts of all operators, each formula once for every number format that occurs."""
+    R = len(ops)
+    working_set = None
+    if working_set_bytes is not None:
+        working_set = np.broadcast_to(np.asarray(working_set_bytes, dtype=np.float64), (R,))
+    found = {name: np.zeros(R) for name in ("fixed", "body", "busy", "whole")}
+    code = _GROUP_OF_KIND[ops.kind] * len(DTYPES) + ops.dtype
+    for value in np.flatnonzero(np.bincount(code, minlength=1)):
+        group, dtype = _GROUPS[value // len(DTYPES)], DTYPES[value % len(DTYPES)]
+        rows = np.flatnonzero(code == value)
+        every = rows.size == R
+        part = ops if every else ops.take(rows)
+        near = working_set if every or working_set is None else working_set[rows]
+        parts = _of_group(group, dtype, part, device, near)
+        for name, values in found.items():
+            values[rows] = getattr(parts, name)
+    return Parts(**found)
+
+
+def _of_group(
+    group: str, dtype: str, ops: OpTable, device: Device, working_set: F64 | None
+) -> Parts:
     read = device.parameter
-    bandwidth = device.bandwidth_bytes_per_s * read("bandwidth_share")
-    arithmetic, busy = _compute_s(ops, device)
-    runs = ops.kind != KIND["host_sync"]
-    return (
-        np.where(runs, read("launch"), read("sync")),
-        arithmetic * runs,
-        busy * runs,
-        ops.weight_bytes / bandwidth * runs,
-        ops.activation_bytes / bandwidth * runs,
-    )
+    facts = _facts(device, dtype)
+    if group == "matmul":
+        family = MATMUL_FAMILY[dtype]
+        return matmul_parts(ops, facts, read, family, _operand(dtype), working_set)
+    if group == "experts":
+        return experts_parts(ops, facts, read, HALF_OR_FP8[dtype], _operand(dtype))
+    if group == "prefill":
+        return prefill_parts(ops, facts, read, HALF_OR_FP8[dtype])
+    if group == "decode":
+        return decode_parts(ops, facts, read, HALF_OR_FP8[dtype], working_set)
+    if group == "vector":
+        return vector_parts(ops, facts, read, working_set)
+    nothing = np.zeros(len(ops))
+    return Parts(fixed=nothing + read("sync"), body=nothing, busy=nothing, whole=nothing)
 
 
-def _compute_s(ops: OpTable, device: Device) -> tuple[F64, F64]:
-    """Seconds at the rate of whole tiles and waves, and of the tiles that there are [R]."""
-    read = device.parameter
-    per_unit = device.peak_flops_per_s[ops.dtype] * read("efficiency") / device.units
-    attention = (ops.kind == KIND["attention_prefill"]) | (
-        ops.kind == KIND["attention_importance"]
+def _operand(dtype: str) -> float:
+    """Bytes of what the matrix units read; 4-bit weights are unpacked to 16 bits."""
+    return 2.0 if dtype == "int4" else DTYPE_BYTES[dtype]
+
+
+def _facts(device: Device, dtype: str) -> Facts:
+    rate = "bf16" if dtype == "int4" else dtype
+    l2 = device.get("cache.l2")
+    return Facts(
+        peak=float(device.peak_flops_per_s[DTYPES.index(rate)]),
+        bandwidth=device.bandwidth_bytes_per_s,
+        units=device.units,
+        l2_bytes=float(l2) if np.isfinite(l2) else 0.0,
     )
-    matmul = (ops.kind == KIND["matmul"]) | (ops.kind == KIND["grouped_matmul"])
-    inner = np.where(attention, 2 * ops.k, ops.k) + read("fill")
-    best = np.full(len(ops), np.inf)
-    for side in TILES:
-        tiles = np.ceil(ops.m / side) * np.ceil(ops.n / side) * ops.batch
-        x = tiles / device.units
-        waves = read("wave_weight") * np.ceil(x) + (1 - read("wave_weight")) * np.maximum(x, 1)
-        share = (side * side / TILES[-1] ** 2) ** read("tile_power")
-        best = np.minimum(best, waves * 2.0 * side * side * inner / (per_unit * share))
-    scores = ops.batch.astype(np.float64) * ops.m * ops.n
-    softmax = np.where(attention, scores / (device.units * read("softmax_per_unit")), 0.0)
-    whole = ops.executed_flops / (per_unit * device.units)
-    charged = matmul | attention
-    return np.where(charged, whole + softmax, 0.0), np.where(charged, best + softmax, 0.0)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from cost_models.price import Z90
 from dynsearch.evaluate import Scene
 from dynsearch.export.records import LOSS_LEVELS, Confirmed, family_of
 from dynsearch.front_points import FullNetwork, confirmed_figures
@@ -31,6 +32,7 @@ from dynsearch.search.pareto import hypervolume, thin_front
 from dynsearch.threads import one_core_each
 from search_spaces.candidate import Candidate, PolicyBatch, apply_policy
 from search_spaces.codec import candidate_hash
+from search_spaces.workload import Workload
 
 COMBINED = "joint, combined"  # joint without points that a single family could hold
 SHOWN_POINTS = 6  # of a front, named ones not counted: they are confirmed, too
@@ -52,6 +54,7 @@ class Pick:
     selected_loss: float
     error_bound: float
     predicted_s: float  # time per sample
+    predicted_high_s: float  # upper end of its 90 % interval
 
     @property
     def id(self) -> str:
@@ -77,7 +80,7 @@ def family_fronts(
     parts: Sequence[MergedFront],
     full: FullNetwork,
     *,
-    batch: int,
+    workload: Workload,
     full_s: Mapping[str, float],
 ) -> list[FamilyFront]:
     """Picks and hypervolume of one family at one workload, by number format.
@@ -88,7 +91,7 @@ def family_fronts(
         searched: The family's passes.
         parts: Their fronts at this batch size.
         full: The full network.
-        batch: Batch size.
+        workload: Batch size, sorting, threads.
         full_s: The full network's predicted time per sample, by number format.
     """
     out = []
@@ -105,11 +108,11 @@ def family_fronts(
                 FamilyFront(
                     family=family,
                     dtype=dtype,
-                    batch=batch,
+                    batch=workload.batch,
                     passes=len(searched.traces),
                     hypervolume=hypervolume(union.points(OBJECTIVES), reference),
                     full_s=full_s[dtype],
-                    picks=_picks(family, searched, union, full, batch),
+                    picks=_picks(family, searched, union, full, workload),
                 )
             )
     return out
@@ -129,7 +132,7 @@ def _combined(searched: Searched, part: MergedFront) -> MergedFront:
 
 
 def _picks(
-    family: str, searched: Searched, union: MergedFront, full: FullNetwork, batch: int
+    family: str, searched: Searched, union: MergedFront, full: FullNetwork, workload: Workload
 ) -> tuple[Pick, ...]:
     """Named points of a front, and a few more of it."""
     cost = union.costs[OBJECTIVES[1]]
@@ -147,7 +150,7 @@ def _picks(
             Pick(
                 family=family,
                 dtype=outer.dtype,
-                batch=batch,
+                batch=workload.batch,
                 levels=tuple(levels.get(i, ())),
                 candidate=apply_policy(outer, union.policies, i),
                 outer=outer,
@@ -156,9 +159,16 @@ def _picks(
                 selected_loss=float(union.error[i]) - full.error,
                 error_bound=float(union.error_bound[i]),
                 predicted_s=float(cost[i]),
+                predicted_high_s=float(cost[i]) * _spread(searched, outer, workload),
             )
         )
     return tuple(picks)
+
+
+def _spread(searched: Searched, outer: Candidate, workload: Workload) -> float:
+    """Upper end of the 90 % interval of a predicted time over the time itself."""
+    costs = replace(searched.opened.scene, workload=workload).layer_cost(outer)
+    return float(np.exp(Z90 * costs.log_sd[0]))
 
 
 def confirm_picks(

@@ -32,10 +32,11 @@ from dynsearch.gains.picks import (
     confirm_static,
     family_fronts,
 )
+from dynsearch.gains.timed import time_apart, whole_rows
 from dynsearch.job import Job
 from dynsearch.progress import Progress
+from dynsearch.quality.apart import run_apart
 from dynsearch.quality.references import open_reference, reference_candidate
-from dynsearch.quality.train_apart import run_apart
 from dynsearch.search.runs import source_commit
 from dynsearch.threads import all_cores
 from search_spaces.codec import candidate_to_dict
@@ -122,8 +123,6 @@ def compare(
     plan = folder / "to-time.json"
     _write(plan, _to_time(joint, full, fronts))
     if not timings.is_file():
-        from dynsearch.gains.timed import time_apart
-
         run_apart(
             time_apart,
             timings,
@@ -170,8 +169,8 @@ def _all_fronts(
     for i, (one, batch) in enumerate(pairs):
         workload = _workload(one, batch)
         parts = fronts_for(one, workload, full.trace)
-        full_s = _full_seconds(one, full, workload)
-        out += family_fronts(one, parts, full, batch=batch, full_s=full_s)
+        full_s = _full_seconds(one, full, workload, formats=tuple(full.outer))
+        out += family_fronts(one, parts, full, workload=workload, full_s=full_s)
         progress.share((i + 1) / len(pairs))
     return out
 
@@ -180,21 +179,28 @@ def _workload(searched: Searched, batch: int) -> Workload:
     return replace(searched.opened.scene.workload, batch=batch, sort=batch > 1)
 
 
-def _full_seconds(searched: Searched, full: FullNetwork, workload: Workload) -> dict[str, float]:
-    """Predicted time per sample of the full network, by number format."""
+def _full_seconds(
+    searched: Searched,
+    full: FullNetwork,
+    workload: Workload,
+    *,
+    formats: Sequence[str],
+    rows: int | None = None,
+) -> dict[str, float]:
+    """Predicted time per sample of the full network over the first search rows, by format."""
     scene = replace(searched.opened.scene, workload=workload)
     name = scene.devices[0].name
     batching = full.exit_batching if workload.batch == 1 else "compact"
     return {
         dtype: static_costs(
             scene,
-            outer,
+            replace(full.outer["fp32"], dtype=dtype),
             full.trace.num_layers,
-            full.trace.lengths,
+            full.trace.lengths[:rows],
             costs=("time_per_sample_s",),
             exit_batching=batching,
         )[name]["time_per_sample_s"]
-        for dtype, outer in full.outer.items()
+        for dtype in formats
     }
 
 
@@ -226,6 +232,7 @@ def _front_record(front: FamilyFront, confirmed: dict[str, Confirmed]) -> dict[s
                 "selected_loss": p.selected_loss,
                 "error_bound": p.error_bound,
                 "predicted_s": p.predicted_s,
+                "predicted_high_s": p.predicted_high_s,
                 "confirmed": asdict(confirmed[p.id]) if p.id in confirmed else None,
             }
             for p in front.picks
@@ -274,7 +281,11 @@ def _formats(folder: Path, asked: Sequence[str] | None) -> list[str]:
 
 def _to_time(joint: Searched, full: FullNetwork, fronts: Sequence[FamilyFront]) -> dict[str, Any]:
     """Named points and references of each number format and batch size."""
-    groups = []
+    groups, few = [], whole_rows(full.trace.num_samples)
+    whole = {
+        batch: _full_seconds(joint, full, _workload(joint, batch), formats=FORMATS, rows=few)
+        for batch in BATCHES
+    }
     for dtype in FORMATS:
         outer = replace(full.outer["fp32"], dtype=dtype)
         for batch in BATCHES:
@@ -290,7 +301,14 @@ def _to_time(joint: Searched, full: FullNetwork, fronts: Sequence[FamilyFront]) 
                 f"first {k} layers": candidate_to_dict(replace(outer, depth=k)) for k in static
             }
             entries["full"] = candidate_to_dict(outer)
-            groups.append({"dtype": dtype, "batch": batch, "entries": entries})
+            groups.append(
+                {
+                    "dtype": dtype,
+                    "batch": batch,
+                    "whole_predicted_s": whole[batch][dtype],
+                    "entries": entries,
+                }
+            )
     return {"threads": joint.opened.scene.workload.threads, "groups": groups}
 
 

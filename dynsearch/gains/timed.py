@@ -3,6 +3,10 @@
 It runs in a process of its own, so that nothing that training or searching left behind (threads,
 caches, memory) is timed with it. A static network costs the same whatever its weights are, so
 the layers of the supernet stand for those of a fine-tuned one.
+
+First of all a few whole forward passes of the full network over search rows are timed in each
+group. Measured over predicted, they are the group's `scale`: how much faster or slower the
+machine is today than when it was calibrated.
 """
 
 from __future__ import annotations
@@ -26,6 +30,8 @@ from dynsearch.opened import reopen
 from dynsearch.search.runs import open_run
 from search_spaces.codec import candidate_from_dict
 
+WHOLE_ROWS = 64
+
 
 def time_apart(
     progress: Callable[[float, str], None],
@@ -40,27 +46,35 @@ def time_apart(
     Args:
         progress: Gets the share that is done.
         path: Gets `timings`, a list by group of seconds per sample by entry.
-        plan_file: Threads, and groups of `dtype`, `batch`, `entries` (name -> candidate).
+        plan_file: Threads, and groups of `dtype`, `batch`, `entries` (name -> candidate) and
+            `whole_predicted_s`, time per sample of the full network over `WHOLE_ROWS`.
         run: Run folder that holds the supernet.
         rows: How many report rows are timed.
         repeats: Repeats of everything.
     """
     plan = json.loads(plan_file.read_text(encoding="utf-8"))
     quality = reopen(open_run(run)).quality
-    tokens = quality.splits["report"].tokens
+    tokens, known = (quality.splits[name].tokens for name in ("report", "search"))
     timings = []
     for i, group in enumerate(plan["groups"]):
         blocks = make_blocks(tokens, min(rows, len(tokens)), batch=group["batch"])
+        few = make_blocks(known, whole_rows(len(known)), batch=group["batch"])
         counter = _Counter(progress, i, len(plan["groups"]), len(blocks) * repeats)
-        timings.append(_time_group(quality, group, blocks, plan["threads"], repeats, counter))
+        timings.append(_time_group(quality, group, blocks, few, plan["threads"], repeats, counter))
     text = json.dumps({"timings": timings}, indent=1, allow_nan=False)
     write_atomic(path, text + "\n")
+
+
+def whole_rows(rows: int) -> int:
+    """Search rows, the first of `rows`, that the full network is timed on for the scale."""
+    return min(WHOLE_ROWS, rows)
 
 
 def _time_group(
     quality: Any,
     group: Mapping[str, Any],
     blocks: list[list[Any]],
+    few: list[list[Any]],
     threads: int,
     repeats: int,
     on_block: Callable[[], None],
@@ -71,13 +85,15 @@ def _time_group(
         encoder_runner(encoder, candidate_from_dict(c, file="to-time.json"), group["batch"])
         for c in entries.values()
     ]
-    with quiet_machine(threads):
-        found = time_interleaved(runners, blocks, repeats=repeats, seed=0, on_block=on_block)
     full = runners[list(entries).index("full")]
+    with quiet_machine(threads):
+        whole = time_interleaved([full], few, repeats=repeats, seed=0).per_sample_median_s[0]
+        found = time_interleaved(runners, blocks, repeats=repeats, seed=0, on_block=on_block)
     spent, middle = found.per_sample_s, found.per_sample_median_s  # [R, C], [C]
     return {
         "dtype": group["dtype"],
         "batch": group["batch"],
+        "scale": float(whole) / group["whole_predicted_s"],
         "per_sample_s": {
             name: {
                 "median": float(middle[i]),

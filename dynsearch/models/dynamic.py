@@ -21,9 +21,9 @@ from torch.nn import functional
 
 from search_spaces.candidate import CRITERIA, Candidate, keep_counts, stack
 from search_spaces.exits import exit_score
+from search_spaces.skims.attention_received import MAX_QUERIES, query_positions
 
 TORCH_DTYPE = {"fp32": torch.float32, "bf16": torch.bfloat16}
-ATTENTION_BYTES = 2 * 2**20  # of an explicit attention matrix at a time: about a core's cache
 Weights = dict[str, Tensor]
 Ints = NDArray[np.int64]
 
@@ -284,17 +284,18 @@ class DynamicEncoder:
         counts = np.minimum(
             keep_counts(state.original, np.asarray(plan.keep_rate[layer])), state.n
         )
-        gap = np.full(size, np.inf, dtype=np.float32)
+        gap, want_gap = np.full(size, np.inf, dtype=np.float32), record is not None
         dropping = bool((counts < state.n).any())
-        if dropping or q.requires_grad:  # backward through the fused kernel is slow on a CPU
+        if dropping and width > MAX_QUERIES:
+            context, positions, gap = _attend_where_kept(q, k, v, state.n, counts, want_gap)
+            x = _take(x, positions)
+        elif dropping:
             context, received = _attend_with_importance(q, k, v, mask)
+            positions, gap = _kept_positions(received, state.n, counts, want_gap)
+            x, context = _take(x, positions), _take(_joined_heads(context), positions)
         else:
             wide = None if mask is None else mask[:, None, None]
-            context = functional.scaled_dot_product_attention(q, k, v, attn_mask=wide)
-        context = context.transpose(1, 2).reshape(size, width, hidden)
-        if dropping:
-            positions, gap = _kept_positions(received, state.n, counts, record is not None)
-            x, context = _take(x, positions), _take(context, positions)
+            context = _joined_heads(_attend(q, k, v, wide))
         if record is not None:
             record.skim_gap.append(gap)
         x = self._norm(name + "norm1", x + self._linear(name + "out", context))
@@ -403,33 +404,67 @@ class DynamicEncoder:
         )
 
 
+def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Attention [B, H, T, d] of queries [B, H, T, d] to keys and values [B, H, K, d]."""
+    if not q.requires_grad:
+        return functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+    return torch.matmul(_attention_weights(q, k, mask), v)  # its backward is faster on a CPU
+
+
+def _attention_weights(q: Tensor, k: Tensor, mask: Tensor | None = None) -> Tensor:
+    """softmax(q k^T / sqrt(d)) [B, H, T, K]; `mask` is True where a key counts."""
+    logits = torch.matmul(q * q.shape[-1] ** -0.5, k.transpose(-1, -2))
+    if mask is not None:
+        logits.masked_fill_(~mask, float("-inf"))
+    return torch.softmax(logits, dim=-1)
+
+
+def _joined_heads(context: Tensor) -> Tensor:
+    """[B, H, T, d] -> [B, T, h]."""
+    size, heads, width, head = context.shape
+    return context.transpose(1, 2).reshape(size, width, heads * head)
+
+
 def _attend_with_importance(
     q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None
 ) -> tuple[Tensor, Tensor]:
     """Attention [B, H, T, d] and the attention that each token receives [B, T] in float32.
 
     Received attention is summed over heads and over the sample's own query tokens (PoWER-BERT).
-    Samples are taken in parts whose attention matrices stay in the cache.
     """
-    size, heads, width, _ = q.shape
-    part = max(1, ATTENTION_BYTES // (heads * width * width * q.element_size()))
-    if part < size:
-        cuts = [slice(i, i + part) for i in range(0, size, part)]
-        found = [
-            _attend_with_importance(q[c], k[c], v[c], None if mask is None else mask[c])
-            for c in cuts
-        ]
-        return torch.cat([x for x, _ in found]), torch.cat([x for _, x in found])
-    logits = torch.matmul(q * q.shape[-1] ** -0.5, k.transpose(-1, -2))
-    if mask is not None:
-        logits.masked_fill_(~mask[:, None, None], float("-inf"))
-    weights = torch.softmax(logits, dim=-1)  # [B, H, T, T]
+    weights = _attention_weights(q, k, None if mask is None else mask[:, None, None])
     if mask is None:
         received = weights.sum(dim=(1, 2), dtype=torch.float32)
     else:
         queries = mask.to(torch.float32)[:, None]  # [B, 1, T]
         received = torch.bmm(queries, weights.sum(dim=1, dtype=torch.float32))[:, 0]
     return torch.matmul(weights, v), received
+
+
+def _attend_where_kept(
+    q: Tensor, k: Tensor, v: Tensor, n: Ints, counts: Ints, want_gap: bool
+) -> tuple[Tensor, Tensor, NDArray[np.float32]]:
+    """Attention of the tokens that stay [B, most, h], their positions [B, most], gaps [B].
+
+    For texts of more than MAX_QUERIES tokens, one by one, so that nothing is padding: the
+    attention that few of its own queries pay ranks a text's tokens, and only those that stay
+    attend. Rows beyond a text's count are zeros and the last position.
+    """
+    found, places, gaps = [], [], []
+    most = int(counts.max())
+    for i in range(q.shape[0]):
+        own, count = int(n[i]), counts[i : i + 1]
+        mine, keys = q[i : i + 1, :, :own], k[i : i + 1, :, :own]
+        asked = mine.index_select(2, torch.from_numpy(query_positions(own)))
+        with torch.no_grad():
+            received = _attention_weights(asked, keys).sum(dim=(1, 2), dtype=torch.float32)
+        positions, gap = _kept_positions(received, n[i : i + 1], count, want_gap)
+        context = _attend(mine.index_select(2, positions[0]), keys, v[i : i + 1, :, :own])
+        short = most - int(count[0])
+        found.append(functional.pad(_joined_heads(context), (0, 0, 0, short)))
+        places.append(functional.pad(positions, (0, short), value=q.shape[2] - 1))
+        gaps.append(gap)
+    return torch.cat(found), torch.cat(places), np.concatenate(gaps)
 
 
 def _kept_positions(

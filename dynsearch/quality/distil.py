@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -36,6 +36,7 @@ from dynsearch.quality.training import (
     Training,
     fine_tune,
     is_trained,
+    part_of,
     training_threads,
 )
 
@@ -44,8 +45,11 @@ logger = logging.getLogger(__name__)
 TEMPERATURE = 2.0
 EARLY = 2.0  # weight of exits of the lower half, relative to those above
 TEXTS = 1.5  # in a step of distillation, relative to one of fine-tuning
-SUB_NETWORKS = 0.5  # share of the steps that run a sampled one in place of the full network
-STEP_COST = 1.4  # of a step of distillation, relative to one of fine-tuning
+FULL_STEPS = 0.5  # share of the steps in which the full network learns, too
+STEP_COST = 1.9  # of a step of distillation, relative to one of fine-tuning
+SKIMS, EXPERTS = 0.85, 0.4  # share of the sub-networks that lose tokens, that have few experts
+SECOND_SKIM = 0.35  # share of those that lose tokens twice
+KEEP, KEEP_LONG = (0.75, 0.5, 0.25), (0.5, 0.25)  # tokens left, in short and in long texts
 
 
 def train_supernet(
@@ -60,11 +64,12 @@ def train_supernet(
 ) -> tuple[EncoderConfig, Weights]:
     """Fine-tune pretrained `weights`, then distil what they became into a supernet.
 
-    Half of the steps of distillation run the full network, half a sampled sub-network, skimmed and
-    with few experts, each with a loss at every exit; early exits weigh more, they are what a
-    search uses. Feed-forward networks are cut into experts after fine-tuning; expert means and
-    routers are fitted in closed form before, halfway and after. Where texts are long, the first
-    half of the steps reads pieces of them.
+    Every step of distillation runs a sampled sub-network, skimmed or with few experts, and every
+    second one the full network as well, each with a loss at every exit; early exits weigh more,
+    they are what a search uses, and tokens are mostly lost early, where that saves most.
+    Feed-forward networks are cut into experts after fine-tuning; expert means and routers are
+    fitted in closed form before, halfway and after. Where texts are long, the first half of the
+    steps reads pieces of them.
 
     Args:
         config: Geometry of the pretrained encoder, with `num_classes`.
@@ -79,17 +84,17 @@ def train_supernet(
     with training_threads(training):
         config = replace(config, pooling=training.pooling)
         logger.info("training in %s, the faster one here", training_dtype())
-        begun = 1.0 / (1.0 + training.distillation * STEP_COST)  # share of the time
+        begun = fine_tuning_share(training)
         tuned = fine_tune(
             config,
             weights,
             train,
             training,
             early_stop=early_stop,
-            progress=_part(progress, 0.0, begun),
+            progress=part_of(progress, 0.0, begun),
         )
         return distil(
-            config, tuned, train.tokens, training, _part(progress, begun, 1.0), unlabelled
+            config, tuned, train.tokens, training, part_of(progress, begun, 1.0), unlabelled
         )
 
 
@@ -106,23 +111,32 @@ def distil(
     dtype = training_dtype()
     teacher, full = DynamicEncoder(config, tuned), full_plan(config)
     config, state = split_experts(config, tuned, train, training.expert_counts, training.seed)
-    state = {k: v.clone().requires_grad_(is_trained(k)) for k, v in state.items()}
+    # by name, so that a network read from a file learns as the one that was written
+    state = {k: state[k].clone().requires_grad_(is_trained(k)) for k in sorted(state)}
     model = DynamicEncoder(config, state)
     optimizers = Optimizers(state, training)
-    steps = distil_steps(len(train), training)
+    steps, width = distil_steps(len(train), training), piece_tokens(unlabelled or train)
     for step, texts in zip(
         range(steps), _texts(train, unlabelled, training, steps, rng), strict=False
     ):
         if step == steps // 2:
             _refit(model, train)
-        plan = sample_plan(config, rng) if rng.random() < SUB_NETWORKS else full
+        keep = KEEP_LONG if width and step >= steps // 2 else KEEP
+        plans = [sample_plan(config, rng, keep)]
+        if rng.random() < FULL_STEPS:
+            plans.append(full)
         optimizers.zero_grad()
-        loss = _step(model, teacher, texts, plan, dtype)
+        loss = _step(model, teacher, texts, plans, dtype)
         optimizers.step(step / steps)
         if progress is not None and step % 20 == 0:
             progress(step / steps, f"step {step} of {steps} of distillation, loss {loss:.3f}")
     done = {k: v.detach().clone() for k, v in state.items()}
     return config, fit_routers(config, done, train)
+
+
+def fine_tuning_share(training: Training) -> float:
+    """Share of the time of training that fine-tuning takes."""
+    return 1.0 / (1.0 + training.distillation * STEP_COST)
 
 
 def distil_steps(texts: int, training: Training) -> int:
@@ -155,17 +169,6 @@ def _texts(
         yield texts
 
 
-def _part(progress: Progress | None, start: float, end: float) -> Progress | None:
-    """`progress` of a stage that is the part from `start` to `end` of the whole."""
-    if progress is None:
-        return None
-
-    def told(share: float, text: str) -> None:
-        progress(start + share * (end - start), text)
-
-    return told
-
-
 def _refit(model: DynamicEncoder, tokens: Tokens) -> None:
     """Put freshly fitted expert means and routers into the weights that are being trained."""
     with torch.no_grad():
@@ -178,18 +181,23 @@ def _refit(model: DynamicEncoder, tokens: Tokens) -> None:
 
 
 def _step(
-    model: DynamicEncoder, teacher: DynamicEncoder, texts: Tokens, plan: Plan, dtype: str
+    model: DynamicEncoder,
+    teacher: DynamicEncoder,
+    texts: Tokens,
+    plans: Sequence[Plan],
+    dtype: str,
 ) -> float:
-    """Add the gradients of one batch; its loss. Every exit of `plan` learns from `teacher`."""
+    """Add the gradients of one batch; its loss. Every exit of `plans` learns from `teacher`."""
     total = 0.0
     for part, share in batch_parts(texts, np.arange(len(texts))):
         few = take(texts, part)
         with torch.no_grad():
             answers = _logits(teacher, full_plan(teacher.config), few, dtype)[:, -1]
         wanted = (answers / TEMPERATURE).softmax(dim=-1)
-        loss = _soft_loss(_logits(model, plan, few, dtype), wanted) * share
-        loss.backward()  # type: ignore[no-untyped-call]
-        total += float(loss.detach())
+        for plan in plans:
+            loss = _soft_loss(_logits(model, plan, few, dtype), wanted) * share / len(plans)
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += float(loss.detach())
     return total
 
 
@@ -213,22 +221,35 @@ def _exit_weights(layers: int) -> Tensor:
     return weights / weights.sum()
 
 
-def sample_plan(config: EncoderConfig, rng: np.random.Generator) -> Plan:
-    """A random sub-network at full depth: a skim at one or two layers, experts in some layers."""
+def sample_plan(
+    config: EncoderConfig, rng: np.random.Generator, keep: Sequence[float] = KEEP
+) -> Plan:
+    """A random sub-network at full depth: tokens lost once or twice, few experts, or both.
+
+    A layer's chance to lose tokens falls with its number; the last one never does. Layers with
+    few experts are drawn from the upper two thirds: those below need all of theirs.
+
+    Args:
+        config: Geometry.
+        rng: Random numbers.
+        keep: Shares of tokens that may be left.
+    """
     layers = config.num_layers
-    keep = np.ones(layers)
-    for layer in rng.choice(layers - 1, size=int(rng.integers(1, 3)), replace=False):
-        keep[layer] = rng.choice([0.75, 0.5, 0.25])
-    keep = np.minimum.accumulate(keep)
-    experts = np.ones(layers, dtype=np.int64)
+    rates, experts = np.ones(layers), np.ones(layers, dtype=np.int64)
     top_k = np.ones(layers, dtype=np.int64)
-    if config.expert_counts and rng.random() < 0.75:
-        for layer in np.flatnonzero(rng.random(layers) < 0.5):
+    few = bool(config.expert_counts) and rng.random() < EXPERTS
+    if layers > 1 and (not few or rng.random() < SKIMS):
+        chance = 1.0 / np.arange(1, layers)
+        size = min(layers - 1, 2 if rng.random() < SECOND_SKIM else 1)
+        for layer in rng.choice(layers - 1, size=size, replace=False, p=chance / chance.sum()):
+            rates[layer] = rng.choice(keep)
+    for layer in np.flatnonzero(rng.random(layers) < 0.5) if few else ():
+        if layer >= layers // 3:
             experts[layer] = rng.choice(config.expert_counts)
             top_k[layer] = max(1, round(float(rng.choice([0.25, 0.5])) * int(experts[layer])))
     return replace(
         full_plan(config),
-        keep_rate=tuple(float(x) for x in keep),
+        keep_rate=tuple(float(x) for x in np.minimum.accumulate(rates)),
         num_experts=tuple(int(x) for x in experts),
         top_k=tuple(int(x) for x in top_k),
         token_routing=bool(rng.random() < 0.3),

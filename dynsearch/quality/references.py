@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING
 
 from dynsearch.models.dynamic import Weights
 from dynsearch.models.weights import encoder_config, file_sha256, norm_eps, read_pretrained
+from dynsearch.quality.apart import run_apart
 from dynsearch.quality.source import SupernetQuality
 from dynsearch.quality.supernet import cache_folder, load_supernet, save_supernet
-from dynsearch.quality.train_apart import run_apart
 from dynsearch.quality.training import Progress, fine_tune, training_threads
 from search_spaces.candidate import Candidate
 
@@ -31,8 +31,7 @@ def open_reference(
     material: Material, layers: int, *, progress: Callable[[float, str], None] | None = None
 ) -> SupernetQuality:
     """The first `layers` layers of the pretrained network, fine-tuned; cached by content."""
-    key = _key(material, layers)
-    folder = cache_folder() / "references" / key
+    folder = _folder(material, layers)
     if not folder.is_dir():
         run_apart(_train_into, folder, material, layers, progress=progress)
     config, weights, _ = load_supernet(folder)
@@ -44,10 +43,24 @@ def open_reference(
     )
 
 
+def tuned_network(
+    material: Material, layers: int, *, progress: Callable[[float, str], None] | None = None
+) -> Weights:
+    """Weights of that network, trained in this process unless the cache has them."""
+    folder = _folder(material, layers)
+    if not folder.is_dir():
+        _train_into(progress or (lambda share, text: None), folder, material, layers)
+    return load_supernet(folder)[1]
+
+
 def reference_candidate(material: Material, layers: int, dtype: str) -> Candidate:
     """The candidate that such a network is: `layers` layers, nothing dynamic."""
     backbone = replace(material.backbone, num_layers=layers)
     return Candidate(backbone=backbone, depth=layers, dtype=dtype)
+
+
+def _folder(material: Material, layers: int) -> Path:
+    return cache_folder() / "references" / _key(material, layers)
 
 
 def _key(material: Material, layers: int) -> str:

@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import signal
-from collections.abc import Callable
-from multiprocessing.connection import Connection
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from dynsearch.models.weights import encoder_config, norm_eps, read_pretrained
-from dynsearch.quality.distil import distil_texts, train_supernet
+from dynsearch.models.weights import encoder_config, norm_eps
+from dynsearch.quality.apart import Progress, run_apart
+from dynsearch.quality.distil import distil, distil_texts, fine_tuning_share
+from dynsearch.quality.references import tuned_network
 from dynsearch.quality.supernet import save_supernet
-from search_spaces.errors import DynsearchError
+from dynsearch.quality.training import part_of, training_threads
 
 if TYPE_CHECKING:
     from dynsearch.models.tokens import Tokens
     from dynsearch.quality.opening import Material
 
-Progress = Callable[[float, str], None]
-Work = Callable[..., None]  # called with a Progress and what it works on
-
 
 def train_apart(folder: Path, material: Material, progress: Progress | None = None) -> None:
-    """Fine-tune `material` into the supernet `folder`, which appears only when it is complete.
+    """Train `material` into the supernet `folder`, which appears only when it is complete.
+
+    The network that was fine-tuned first is kept in the cache: it is the conventional reference,
+    and another way of distilling it does not fine-tune again.
 
     Raises:
         InputError: what the training process found wrong with its input.
@@ -32,72 +31,24 @@ def train_apart(folder: Path, material: Material, progress: Progress | None = No
     run_apart(_train_into, folder, material, progress=progress)
 
 
-def run_apart(work: Work, *args: Any, progress: Progress | None = None) -> None:
-    """Call `work(progress, *args)` in a process of its own, whose memory goes with it.
-
-    Args:
-        work: A function of a module, so that the other process can import it.
-        *args: What it works on; sent to the other process.
-        progress: Called with what it reports.
-
-    Raises:
-        DynsearchError: what `work` raised, or the process died.
-    """
-    context = multiprocessing.get_context("spawn")
-    mine, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_work, args=(theirs, work, args), daemon=True)
-    process.start()
-    theirs.close()
-    try:
-        error = _listen(mine, progress)
-        process.join()
-    finally:
-        if process.is_alive():
-            process.terminate()
-            process.join()
-        mine.close()
-    if error is not None:
-        raise error
-
-
-def _listen(mine: Connection, progress: Progress | None) -> Exception | None:
-    """Pass on progress until the process says that it is done (None) or why it is not."""
-    while True:
-        try:
-            message = mine.recv()
-        except EOFError:
-            return DynsearchError(
-                "the training process died, perhaps for want of memory; run the job again, "
-                "with a smaller training.batch if it dies again"
-            )
-        if message is None or isinstance(message, Exception):
-            return message
-        if progress is not None:
-            progress(*message)
-
-
-def _work(theirs: Connection, work: Work, args: tuple[Any, ...]) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what an interrupt means
-    try:
-        work(lambda share, text: theirs.send((share, text)), *args)
-        theirs.send(None)
-    except DynsearchError as error:
-        theirs.send(error)
-
-
 def _train_into(progress: Progress, folder: Path, material: Material) -> None:
+    training = material.training
     config = encoder_config(
         material.backbone, num_classes=len(material.labels), norm_eps=norm_eps(material.folder)
     )
-    config, weights = train_supernet(
-        config,
-        read_pretrained(material.folder),
-        material.splits["train"],
-        material.training,
-        progress,
-        early_stop=material.splits["early_stop"],
-        unlabelled=unlabelled_tokens(material),
+    begun = fine_tuning_share(training)
+    tuned = tuned_network(
+        material, material.backbone.num_layers, progress=part_of(progress, 0.0, begun)
     )
+    with training_threads(training):
+        config, weights = distil(
+            replace(config, pooling=training.pooling),
+            tuned,
+            material.splits["train"].tokens,
+            training,
+            part_of(progress, begun, 1.0),
+            unlabelled_tokens(material),
+        )
     vocabulary = material.folder / "tokenizer.json"
     folder.parent.mkdir(parents=True, exist_ok=True)
     if not vocabulary.is_file():

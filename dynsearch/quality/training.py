@@ -109,6 +109,17 @@ def training_threads(training: Training) -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
+def part_of(progress: Progress | None, start: float, end: float) -> Progress | None:
+    """`progress` of a stage that is the part from `start` to `end` of the whole."""
+    if progress is None:
+        return None
+
+    def told(share: float, text: str) -> None:
+        progress(start + share * (end - start), text)
+
+    return told
+
+
 def add_heads(config: EncoderConfig, weights: Weights, seed: int) -> Weights:
     """`weights` with a fresh exit head after each layer: dense (near identity), tanh, linear."""
     generator = torch.Generator().manual_seed(seed)

@@ -4,7 +4,8 @@ One layer with `n_in` tokens per sequence entering it and `n_ffn` of them enteri
 feed-forward network (methods.md C6: tokens are dropped after the attention):
 
     fused QKV matmul          [B n_in, h] @ [h, (1 + 2 kv / heads) h]
-    attention                 B heads sequences of n_in x n_in, explicit where tokens are dropped
+    attention                 B heads sequences of n_in x n_in; where tokens are dropped,
+                              explicit, or scores of few queries and fused for those that stay
     output projection         [B n_ffn, h] @ [h, h]
     residual + layer norm     B n_ffn rows of h
     FFN in, GELU, FFN out     B n_ffn rows, dense or by experts
@@ -18,7 +19,6 @@ of step stand together (step-major), so sums per row are `np.bincount(table.cand
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -49,6 +49,7 @@ from search_spaces.lowering.rows import (
     as_ints,
 )
 from search_spaces.ops import OpTable
+from search_spaces.skims.attention_received import MAX_QUERIES
 
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
@@ -78,7 +79,7 @@ class LayerShapes:
     n_in: I64  # padded tokens per sequence that enter the layer
     n_ffn: I64  # padded tokens per sequence that enter the feed-forward network
     batch: I64  # live sequences
-    drops: Bool  # tokens are dropped here: attention_importance in place of attention_prefill
+    drops: Bool  # tokens are dropped here: they are ranked, attention_importance
     num_experts: I64  # 1 = dense
     top_k: I64
     granularity: I64  # index into GRANULARITY
@@ -201,30 +202,45 @@ def _relabel(table: OpTable, names: I64) -> OpTable:
 
 
 def _attention(rows: Rows, backbone: Backbone, shapes: LayerShapes) -> None:
-    """Fused attention, or the explicit one that also ranks tokens and gathers those kept.
+    """Fused attention; where tokens are dropped, the explicit one that also ranks them.
 
-    The explicit matrix of B heads n^2 values is written by the scores, read and written by the
-    softmax, read by the values and by the column means: 5 moves. The gather moves the context
-    and the residual input, B n_ffn rows of h, in and out: 4 moves.
+    Up to MAX_QUERIES tokens, the explicit matrix of B heads n^2 values is written by the scores,
+    read and written by the softmax, read by the values and by the column means: 5 moves. Longer
+    texts have the scores of MAX_QUERIES queries alone, which the values do not read, and fused
+    attention for the n_ffn tokens that stay. The gather moves the context and the residual
+    input, B n_ffn rows of h, in and out: 4 moves.
     """
     n, drops = as_ints(shapes.n_in), np.asarray(shapes.drops, dtype=bool)
-    problems = as_ints(shapes.batch) * backbone.num_heads
-    pairs = problems.astype(np.float64) * n * n
-    qkvo = 4.0 * problems * n * backbone.head_size
+    problems, head = as_ints(shapes.batch) * backbone.num_heads, backbone.head_size
+    long = drops & (n > MAX_QUERIES)
+    asked = np.where(long, MAX_QUERIES, n)
+    stay = np.where(drops, as_ints(shapes.n_ffn), n)
+    pairs = problems.astype(np.float64) * n * asked
     kept = 4.0 * shapes.batch * shapes.n_ffn * backbone.hidden_size
-    matmuls = 4.0 * pairs * backbone.head_size
     real: ArrayLike = 1.0
     if shapes.real_in_sq is not None:
         real = shapes.real_in_sq / (n.astype(np.float64) * n)
-    shape: dict[str, Any] = {"m": n, "k": backbone.head_size, "n": n, "batch": problems}
     rows.add(
-        "attention_prefill", **shape, activations=qkvo, executed=matmuls, real=real, where=~drops
+        "attention_prefill",
+        m=stay,
+        k=head,
+        n=n,
+        batch=problems,
+        activations=2.0 * problems * (stay + n) * head,
+        executed=4.0 * problems * stay.astype(np.float64) * n * head,
+        real=real,
+        where=~drops | long,
     )
     rows.add(
         "attention_importance",
-        **shape,
-        activations=qkvo + 5.0 * pairs + kept,
-        executed=matmuls + (FLOPS_SOFTMAX + 1) * pairs,
+        m=asked,
+        k=head,
+        n=n,
+        batch=problems,
+        activations=np.where(long, 1.0 * (asked + n), 4.0 * n) * problems * head
+        + np.where(long, 4.0, 5.0) * pairs
+        + kept,
+        executed=(np.where(long, 2.0, 4.0) * head + FLOPS_SOFTMAX + 1) * pairs,
         real=real,
         where=drops,
     )

@@ -46,9 +46,9 @@ def write_folder(
     for i, name in enumerate(devices):
         device = load_device(name)
         truth = {
-            "launch": device.parameter("launch") * (1.6 + 0.1 * i),
-            "efficiency": 0.60 + 0.02 * i,
-            "bandwidth_share": 0.55 + 0.02 * i,
+            "launch_half": device.parameter("launch_half") * (1.6 + 0.1 * i),
+            "efficiency_half": 0.60 + 0.02 * i,
+            "bandwidth_share_half": 0.55 + 0.02 * i,
         }
         made = measured_on(device, truth, np.random.default_rng(i), rows=rows, noise=noise)
         lines = [

@@ -58,7 +58,7 @@ def test_a_faster_device_is_never_slower(
 
 @pytest.mark.parametrize(
     ("kind", "fixed"),
-    [("gpu", "launch"), ("tpu", "operator"), ("edge", "node")],
+    [("gpu", "launch_fp32"), ("tpu", "operator"), ("edge", "node")],
 )
 def test_doubling_the_peak_halves_the_time_of_a_large_matmul(
     make_ops: MakeOps, make_device: MakeDevice, kind: str, fixed: str
@@ -133,7 +133,11 @@ def test_a_tile_is_paid_whole_and_a_wave_in_part(
     make_ops: MakeOps, make_device: MakeDevice
 ) -> None:
     device = make_device(
-        "gpu", peak__fp32=1e10, compute__units=4.0, memory__bandwidth=1e15, model__tile_power=0.0
+        "gpu",
+        peak__fp32=1e10,
+        compute__units=4.0,
+        memory__bandwidth=1e15,
+        model__tile_power_fp32=0.0,
     )
     rows = np.arange(1, 400)
     times = time_of(device, make_ops(m=rows, k=1024, n=64))
@@ -149,9 +153,9 @@ def test_a_last_wave_costs_its_weight(make_ops: MakeOps, make_device: MakeDevice
         peak__fp32=1e10,
         compute__units=2.0,
         memory__bandwidth=1e15,
-        model__wave_weight=0.5,
-        model__launch=0.0,
-        model__tile_power=9.0,  # small tiles do not pay
+        model__wave_weight_fp32=0.5,
+        model__launch_fp32=0.0,
+        model__tile_power_fp32=9.0,  # small tiles do not pay
     )
     times = time_of(device, make_ops(m=[128, 256, 384, 512], k=1024, n=128))
     assert times / times[0] == pytest.approx([1, 1, 0.5 * 2 + 0.5 * 1.5, 2])

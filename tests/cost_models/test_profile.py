@@ -27,10 +27,10 @@ PROFILE = Profile(
     shared_log_sd=0.05,
     residual_log_sd={"matmul": 0.1},
     covered={"m": (1.0, 512.0), "attention_prefill.n": (16.0, 4096.0)},
-    model={"launch": 7e-6, "efficiency": 0.7},
+    model={"launch_half": 7e-6, "efficiency_half": 0.7},
     sources=("gpu/a.csv", "gpu/b.csv"),
     kind_log_sd={"matmul": 0.04},
-    uncertain=("launch", "efficiency"),
+    uncertain=("launch_half", "efficiency_half"),
     log_covariance=((0.04, 0.001), (0.001, 0.01)),
 )
 
@@ -53,7 +53,7 @@ def test_a_runtime_lays_its_profile_over_the_device_and_none_leaves_it(folder: P
     plain = load_device(NAME)
     assert plain.origin == "datasheet"
     for laid in (load_device(NAME, runtime="vllm"), load_device(f"{NAME}@vllm")):
-        assert laid.parameter("launch") == pytest.approx(7e-6)
+        assert laid.parameter("launch_half") == pytest.approx(7e-6)
         assert laid.origin == f"profile:{NAME}--vllm"
         assert laid.quantities["peak.fp32"] == plain.quantities["peak.fp32"]
     assert profile_names() == [(NAME, "vllm")]
@@ -82,7 +82,11 @@ def test_a_profile_that_sets_a_peak_is_refused(folder: Path) -> None:
     [
         ('"attention_prefill.n"', '"attention.n"', "profile.covered.attention.n"),
         ("m = [1.0, 512.0]", "m = [1.0]", "profile.covered.m"),
-        ('names = ["launch", "efficiency"]', 'names = ["sync"]', "profile.covariance.names"),
+        (
+            'names = ["launch_half", "efficiency_half"]',
+            'names = ["sync"]',
+            "profile.covariance.names",
+        ),
         ("[0.04, 0.001]", "[0.04]", "profile.covariance.log"),
         ("matmul = 0.04", "matmull = 0.04", "profile.kind_log_sd.matmull"),
         ("schema_version = 1", "schema_version = 2", "schema_version"),

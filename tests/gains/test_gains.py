@@ -135,6 +135,7 @@ def test_a_named_point_is_the_fastest_that_its_bound_allows(result):
         for point in front["points"]:
             for level in point["levels"]:
                 assert point["error_bound"] <= full + level + 1e-9
+                assert point["predicted_s"] < point["predicted_high_s"]
                 faster = [p for p in front["points"] if p["predicted_s"] < point["predicted_s"]]
                 assert all(p["error_bound"] > full + level for p in faster)
 
@@ -153,6 +154,13 @@ def test_every_named_point_and_reference_is_timed_in_its_own_group(result):
         assert all(
             0 < t["least"] <= t["median"] <= t["most"] for t in group["per_sample_s"].values()
         )
+
+
+@pytest.mark.ray
+def test_every_group_has_a_scale_from_the_full_network_on_search_rows(home, result):
+    plan = json.loads((home / "out" / "tiny-seed0" / "to-time.json").read_text())
+    assert all(g["whole_predicted_s"] > 0 for g in plan["groups"])
+    assert all(0 < t["scale"] < 1e4 for t in result["timings"])
 
 
 @pytest.mark.ray
@@ -208,6 +216,7 @@ def test_formats_threads_and_speed_ups_are_ratios_to_the_right_full_network():
         "selected_loss": 0.0,
         "selected_error": 0.1,
         "predicted_s": 0.5,
+        "predicted_high_s": 0.9,
         "confirmed": {"loss": 0.0, "low": 0.0, "high": 0.0, "error": 0.1},
     }
     front = {"family": "joint", "dtype": "int8", "batch": 1, "points": [point]}
@@ -220,6 +229,7 @@ def test_formats_threads_and_speed_ups_are_ratios_to_the_right_full_network():
             {
                 "dtype": dtype,
                 "batch": 1,
+                "scale": 1.5,
                 "per_sample_s": {"a": {"median": 1.0}, "full": {"median": full}},
                 "threads": {"threads": 2, "one_s": full, "all_s": full / 2},
             }
@@ -232,8 +242,10 @@ def test_formats_threads_and_speed_ups_are_ratios_to_the_right_full_network():
     assert "| int8, batch 1, 2 threads | 5.00x |" in lines
     (found,) = (g for g in agreement([result])["predicted"] if g["dtype"] == "int8")
     assert found["mape"] == 0.5  # half a second predicted, one measured
+    assert found["scaled"] == 0.25  # the machine was half as fast again: 0.75 seconds
     assert found["speed_up"] == 0.5  # 6 predicted, 4 measured
     assert found["spearman"] is None  # of one point
+    assert found["over"] == 1.0  # one second, in place of at most 0.9
     assert "too few" in "\n".join(_agreement([result]))
 
 

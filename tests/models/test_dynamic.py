@@ -19,6 +19,7 @@ from dynsearch.models.weights import encoder_config, read_backbone, read_pretrai
 from dynsearch.quality.training import add_heads
 from dynsearch.testing import tiny_model, tiny_texts
 from search_spaces.candidate import keep_counts
+from search_spaces.skims import attention_received
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +100,19 @@ def test_eight_experts_with_pairs_on_contain_four_experts(model):
     assert share * 8 == model.config.ffn_size
 
 
+@pytest.fixture
+def few_queries(monkeypatch: pytest.MonkeyPatch) -> int:
+    """Texts of more than five tokens count as long."""
+    for module in (dynamic, attention_received):
+        monkeypatch.setattr(module, "MAX_QUERIES", 5)
+    return 5
+
+
+@pytest.mark.parametrize("name", ["skim", "all"])
+def test_a_long_text_never_depends_on_its_batch_mates(model, tokens, name, few_queries):
+    test_a_sample_never_depends_on_its_batch_mates(model, tokens, name)
+
+
 @pytest.mark.parametrize("name", PLANS)
 def test_a_sample_never_depends_on_its_batch_mates(model, tokens, name):
     plan = replace(full_plan(model.config), **PLANS[name])
@@ -109,6 +123,11 @@ def test_a_sample_never_depends_on_its_batch_mates(model, tokens, name):
             alone = model.pooled(plan, *tokens.batch(np.array([i])))
             for a, b in zip(alone, together, strict=True):
                 torch.testing.assert_close(a[0], b[i], atol=5e-6, rtol=1e-4)
+
+
+def test_skimming_of_long_texts_asks_few_queries(model, tokens, few_queries):
+    assert tokens.lengths[:6].max() > few_queries
+    test_skimming_drops_tokens_of_least_received_attention(model, tokens)
 
 
 def test_skimming_drops_tokens_of_least_received_attention(model, tokens):
@@ -127,7 +146,9 @@ def test_skimming_drops_tokens_of_least_received_attention(model, tokens):
             ).view(n[i], 3, heads, size // heads)
             q, k = qkv[:, 0].transpose(0, 1), qkv[:, 1].transpose(0, 1)
             share = torch.softmax(q @ k.transpose(1, 2) / (size // heads) ** 0.5, -1)
-            received = share.sum((0, 1)).numpy()
+            asked = min(int(n[i]), dynamic.MAX_QUERIES)
+            rows = [int(j * n[i] / asked) for j in range(asked)]
+            received = share[:, rows].sum((0, 1)).numpy()
             received[0] = np.inf
             kept = np.sort(np.argsort(-received)[: keep_counts(n[i], 0.5)])
             alone = model.start(ids[i : i + 1, : n[i]], n[i : i + 1])
@@ -141,23 +162,41 @@ def test_skimming_drops_tokens_of_least_received_attention(model, tokens):
     seed=st.integers(0, 10**6),
     size=st.integers(1, 6),
     width=st.integers(2, 9),
-    limit=st.integers(1, 3000),
     padded=st.booleans(),
 )
-def test_explicit_attention_in_parts_is_that_of_the_formula(seed, size, width, limit, padded):
+def test_explicit_attention_is_that_of_the_formula(seed, size, width, padded):
     make = torch.Generator().manual_seed(seed)
     q, k, v = torch.randn(3, size, 2, width, 4, generator=make)
     n = torch.randint(1, width + 1, (size,), generator=make)
     n[0] = width
     mask = torch.arange(width)[None] < n[:, None] if padded else None
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(dynamic, "ATTENTION_BYTES", limit)
-        context, received = dynamic._attend_with_importance(q, k, v, mask)
+    context, received = dynamic._attend_with_importance(q, k, v, mask)
     for i in range(size):
         m = int(n[i]) if padded else width
         share = (q[i, :, :, :].double() @ k[i, :, :m].double().mT / 2.0).softmax(-1)
         torch.testing.assert_close(context[i].double(), share @ v[i, :, :m].double(), **NEAR)
         torch.testing.assert_close(received[i, :m].double(), share[:, :m].sum(dim=(0, 1)), **NEAR)
+
+
+def test_gradients_reach_queries_keys_and_values_of_long_texts(model, tokens, few_queries):
+    make = torch.Generator().manual_seed(0)
+    n, counts = np.array([9, 7]), np.array([4, 6])
+    q, k, v = (torch.randn(2, 2, 9, 4, generator=make).requires_grad_() for _ in range(3))
+    context, positions, _ = dynamic._attend_where_kept(q, k, v, n, counts, False)
+    with torch.no_grad():
+        free, same, _ = dynamic._attend_where_kept(q, k, v, n, counts, False)
+    torch.testing.assert_close(context, free, **NEAR)
+    assert torch.equal(positions, same)
+    context.sum().backward()
+    assert all(x.grad is not None and x.grad.abs().sum() > 0 for x in (q, k, v))
+    assert (v.grad[1, :, 7:] == 0).all()  # padding
+
+
+@pytest.mark.parametrize("batch", [1, 5])
+def test_execution_decides_on_long_texts_as_the_recorded_logits_do(
+    model, tokens, batch, few_queries
+):
+    test_execution_decides_as_the_recorded_logits_do(model, tokens, "skim", batch, False)
 
 
 @pytest.mark.parametrize("name", PLANS)

@@ -15,7 +15,7 @@ from dynsearch.models import int8
 from dynsearch.models.dynamic import DynamicEncoder, Record, full_plan, plan_of
 from dynsearch.models.experts import split_experts
 from dynsearch.models.int8 import quantised
-from dynsearch.models.packed import bf16_matrix, encoder_of, packs_bf16, stored
+from dynsearch.models.packed import encoder_of, float_matrix, packs, stored
 from dynsearch.models.tokens import Tokens, load_tokenizer, tokenize
 from dynsearch.models.weights import encoder_config, read_backbone, read_pretrained
 from dynsearch.quality.source import SupernetQuality
@@ -35,7 +35,8 @@ PLANS = {
 }
 
 
-PACKED = ("int8", "bf16") if packs_bf16() else ("int8",)
+PACKED = ("int8", *(dtype for dtype in ("fp32", "bf16") if packs(dtype)))
+TOLERANCE = {"bf16": {"rtol": 2**-7, "atol": 2**-5}, "fp32": {"rtol": 1e-5, "atol": 1e-5}}
 
 
 @pytest.fixture(scope="module")
@@ -92,21 +93,24 @@ def test_a_linear_operator_is_integer_arithmetic(seed: int, m: int, shift: float
     assert np.median(np.abs(got - want)) < 1e-4
 
 
-@pytest.mark.skipif(not packs_bf16(), reason="no packed bf16 matrices on this processor")
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 10**6), m=st.integers(1, 70), part=st.sampled_from([None, 0, 1]))
-def test_a_packed_bf16_matrix_rounds_the_exact_product_once(seed: int, m: int, part: int | None):
+def test_a_packed_matrix_rounds_the_exact_product_once(dtype, seed, m, part):
+    if not packs(dtype):
+        pytest.skip(f"no packed {dtype} matrices on this processor")
+    of = {"fp32": torch.float32, "bf16": torch.bfloat16}[dtype]
     make = torch.Generator().manual_seed(seed)
-    x = torch.randn(2, m, 32, generator=make).bfloat16()
-    weight = torch.randn(24, 32, generator=make).bfloat16()
-    bias = torch.randn(24, generator=make).bfloat16()
+    x = torch.randn(2, m, 32, generator=make).to(of)
+    weight = torch.randn(24, 32, generator=make).to(of)
+    bias = torch.randn(24, generator=make).to(of)
     name = "layers.0.ffn_out."
     columns = slice(None) if part is None else slice(16 * part, 16 * (part + 1))
     weights = {name + "weight": weight, name + "bias": bias}
-    matrix = bf16_matrix(weights, name + "weight", slice(None), columns, None)
+    matrix = float_matrix(weights, name + "weight", slice(None), columns, None)
     got = matrix(x[..., columns].contiguous()).double()
     want = x[..., columns].double() @ weight[:, columns].double().T + bias.double()
-    torch.testing.assert_close(got, want, rtol=2**-7, atol=2**-5)  # 8 bits, sums in fp32
+    torch.testing.assert_close(got, want, **TOLERANCE[dtype])  # bf16: 8 bits, sums in fp32
 
 
 def test_every_expert_is_its_slice_of_the_quantised_matrices(model: DynamicEncoder):
@@ -152,6 +156,16 @@ def test_packing_for_one_plan_answers_as_packing_for_all(model: DynamicEncoder, 
             dense = [k for k in one.matrices if "ffn_in" in k]
             split = sum(k < e for k, e in zip(plan.top_k, plan.num_experts, strict=True))
             assert len(dense) == plan.depth - split, name
+
+
+def test_experts_are_packed_when_a_plan_first_asks_for_them(model: DynamicEncoder, tokens: Tokens):
+    ids, n = tokens.batch(np.arange(4))
+    for dtype in PACKED:
+        quick = model.to(dtype)
+        quick.run(full_plan(model.config), ids, n)
+        assert quick.experts == {}
+        quick.run(replace(full_plan(model.config), **PLANS["experts by sequence"]), ids, n)
+        assert sorted(quick.experts) == [(0, 4), (1, 8), (3, 4)]
 
 
 def test_matrices_are_stored_in_one_byte(model: DynamicEncoder):

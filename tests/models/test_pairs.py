@@ -158,7 +158,7 @@ def test_training_sees_the_types_of_pairs(folder, tokens, monkeypatch):
         (few, full_plan(config)),
         (joined_texts(few, rng), sample_plan(config, rng)),
     ):
-        distil._step(model, model, texts, plan, "fp32")
+        distil._step(model, model, texts, (plan,), "fp32")
     assert len(asked) == 4  # the teacher and one network a step
     ffn_inputs(model, tokens)
     assert len(asked) == 5  # the rows that routers are fitted on

@@ -84,8 +84,9 @@ def test_bad_input_found_by_the_process_arrives_whole(material: Material, tmp_pa
     broken.mkdir()
     (broken / "config.json").write_text((material.folder / "config.json").read_text())
     (broken / "model.safetensors").write_bytes(b"no tensors")
+    untrained = replace(material.training, seed=material.training.seed + 1)  # none in the cache
     with pytest.raises(InputError) as caught:
-        train_apart(tmp_path / "net", replace(material, folder=broken))
+        train_apart(tmp_path / "net", replace(material, folder=broken, training=untrained))
     (problem,) = caught.value.problems
     assert problem.file == str(broken / "model.safetensors")
     assert "not a readable safetensors file" in problem.message

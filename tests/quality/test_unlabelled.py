@@ -188,7 +188,7 @@ def test_gradients_of_parts_add_up_to_those_of_the_whole_batch(home, monkeypatch
             for k, v in add_heads(config, read_pretrained(home / "model"), 0).items()
         }
         model = DynamicEncoder(config, state)
-        loss = distil_module._step(model, teacher, train.tokens, full_plan(config), "fp32")
+        loss = distil_module._step(model, teacher, train.tokens, (full_plan(config),), "fp32")
         found.append(
             (loss, {k: v.grad.to_dense() for k, v in state.items() if v.grad is not None})
         )

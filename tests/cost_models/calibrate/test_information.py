@@ -20,7 +20,7 @@ from search_spaces.errors import InputError
 
 from .synthetic import matmuls, measured_on, table
 
-NAMES = ("launch", "efficiency", "bandwidth_share")
+NAMES = ("launch_half", "efficiency_half", "bandwidth_share_half")
 
 
 @pytest.fixture
@@ -44,10 +44,10 @@ def test_rows_that_tell_the_same_are_not_taken_twice(gpu: Device) -> None:
 
 def test_a_parameter_that_is_unsure_is_measured_first(gpu: Device) -> None:
     pool = table(matmuls([1, 8192], [64, 8192], [64, 8192]), [1.0, 1.0], gpu.name)
-    for name, row in (("launch", 0), ("efficiency", 1)):
+    for name, row in (("launch_half", 0), ("efficiency_half", 1)):
         prior = Prior(
-            value={n: gpu.parameter(n) for n in ("launch", "efficiency")},
-            log_sd={"launch": 0.01, "efficiency": 0.01} | {name: 1.0},
+            value={n: gpu.parameter(n) for n in ("launch_half", "efficiency_half")},
+            log_sd={"launch_half": 0.01, "efficiency_half": 0.01} | {name: 1.0},
         )
         assert choose([pool], gpu, prior_only(gpu, prior), 1)[0] == row
 
@@ -60,7 +60,7 @@ def test_seconds_of_the_pool_are_not_looked_at(gpu: Device) -> None:
 
 
 def test_ten_chosen_rows_predict_better_than_ten_random_ones(gpu: Device) -> None:
-    truth = {"launch": 1.2e-5, "efficiency": 0.5, "bandwidth_share": 0.45}
+    truth = {"launch_half": 1.2e-5, "efficiency_half": 0.5, "bandwidth_share_half": 0.45}
     rng = np.random.default_rng(2)
     rows = measured_on(gpu, truth, rng, rows=400, noise=0.05)
     exact = predict_rows([rows], fit_rows([rows], gpu, names=NAMES).on(gpu))

@@ -26,7 +26,7 @@ from search_spaces.errors import InputError
 from .synthetic import matmuls, measured_on, table
 
 TRUTH = {
-    "gpu": {"launch": 7e-6, "efficiency": 0.7, "bandwidth_share": 0.6},
+    "gpu": {"launch_half": 7e-6, "efficiency_half": 0.7, "bandwidth_share_half": 0.6},
     "tpu": {"operator": 2e-6, "efficiency": 0.6, "bandwidth_share": 0.7},
     "edge": {"node": 2e-5, "efficiency": 0.3, "bandwidth_share": 0.5},
     "cpu": {"pack_bf16": 5e10, "efficiency_matmul_bf16": 0.6, "stream_share": 0.3},
@@ -73,10 +73,12 @@ def test_a_tenth_of_wild_rows_moves_nothing_much(gpu: Device) -> None:
 
 
 def test_a_ceiling_holds_whatever_the_rows_say(gpu: Device) -> None:
-    rows = measured_on(gpu, {"efficiency": 1.0, "bandwidth_share": 1.0}, np.random.default_rng(3))
+    rows = measured_on(
+        gpu, {"efficiency_half": 1.0, "bandwidth_share_half": 1.0}, np.random.default_rng(3)
+    )
     found = fit_rows([replace(rows, seconds=rows.seconds / 2)], gpu)
-    assert found.model["efficiency"] <= 1.0
-    assert found.model["bandwidth_share"] <= 1.0
+    assert found.model["efficiency_half"] <= 1.0
+    assert found.model["bandwidth_share_half"] <= 1.0
 
 
 def test_what_no_row_tells_stays_at_its_prior(gpu: Device) -> None:
@@ -85,17 +87,17 @@ def test_what_no_row_tells_stays_at_its_prior(gpu: Device) -> None:
     prior = default_prior(gpu)
     assert found.model["sync"] == pytest.approx(prior.value["sync"])
     assert found.log_sd["sync"] == pytest.approx(prior.log_sd["sync"])
-    assert found.log_sd["launch"] < prior.log_sd["launch"] / 5
+    assert found.log_sd["launch_half"] < prior.log_sd["launch_half"] / 5
 
 
 def test_few_rows_lean_on_the_prior_and_many_do_not(gpu: Device) -> None:
-    truth = {"efficiency": 0.5}
+    truth = {"efficiency_half": 0.5}
     rows = measured_on(gpu, truth, np.random.default_rng(5), rows=400, noise=0.1)
-    narrow = Prior(value={"efficiency": 0.8}, log_sd={"efficiency": 0.03})
+    narrow = Prior(value={"efficiency_half": 0.8}, log_sd={"efficiency_half": 0.03})
     few = fit_rows([rows.take(np.arange(2))], gpu, prior=narrow)
     many = fit_rows([rows], gpu, prior=narrow)
-    assert few.model["efficiency"] > 0.7
-    assert many.model["efficiency"] < 0.6
+    assert few.model["efficiency_half"] > 0.7
+    assert many.model["efficiency_half"] < 0.6
 
 
 def test_rows_of_one_group_that_err_together_count_as_few(gpu: Device) -> None:
@@ -109,7 +111,7 @@ def test_rows_of_one_group_that_err_together_count_as_few(gpu: Device) -> None:
     alone = fit_rows([apart], gpu, names=TRUTH["gpu"])
     assert together.design_effect > 10
     assert alone.design_effect == 1
-    assert together.log_sd["launch"] > 2 * alone.log_sd["launch"]
+    assert together.log_sd["launch_half"] > 2 * alone.log_sd["launch_half"]
 
 
 def test_calls_are_paid_and_equal_operators_add_up() -> None:
@@ -161,12 +163,14 @@ def test_folds_never_split_a_group_and_are_about_equal() -> None:
 
 
 def test_a_sibling_moves_the_prior_half_way_and_many_move_it_there(gpu: Device) -> None:
-    own = Prior(value={"efficiency": 0.8, "sync": 1e-5}, log_sd={"efficiency": 0.2, "sync": 0.5})
+    own = Prior(
+        value={"efficiency_half": 0.8, "sync": 1e-5}, log_sd={"efficiency_half": 0.2, "sync": 0.5}
+    )
 
     def sibling(value: float, sd: float) -> Posterior:
         return Posterior(
             kind="gpu",
-            names=("efficiency",),
+            names=("efficiency_half",),
             values=np.array([value]),
             covariance=np.array([[sd**2]]),
             n=1,
@@ -175,22 +179,23 @@ def test_a_sibling_moves_the_prior_half_way_and_many_move_it_there(gpu: Device) 
         )
 
     one = sibling_prior(own, [sibling(0.4, 1e-6)])
-    assert one.value["efficiency"] == pytest.approx(np.sqrt(0.8 * 0.4), rel=1e-3)
+    assert one.value["efficiency_half"] == pytest.approx(np.sqrt(0.8 * 0.4), rel=1e-3)
     many = sibling_prior(own, [sibling(0.4, 1e-6)] * 20)
-    assert many.value["efficiency"] == pytest.approx(0.41, abs=0.02)
-    assert many.log_sd["efficiency"] < own.log_sd["efficiency"]
+    assert many.value["efficiency_half"] == pytest.approx(0.41, abs=0.02)
+    assert many.log_sd["efficiency_half"] < own.log_sd["efficiency_half"]
     unsure = sibling_prior(own, [sibling(0.4, 3.0)])
-    assert unsure.value["efficiency"] > 0.79
+    assert unsure.value["efficiency_half"] > 0.79
     assert one.value["sync"] == own.value["sync"]
 
 
 def test_the_spread_of_a_prediction_follows_its_parameters(gpu: Device) -> None:
     rows = table(matmuls([1, 8192], 8192, 8192), [1.0, 1.0], gpu.name)
-    prior = Prior(value={"bandwidth_share": 0.8}, log_sd={"bandwidth_share": 0.1})
+    prior = Prior(value={"bandwidth_share_half": 0.8}, log_sd={"bandwidth_share_half": 0.1})
     posterior = prior_only(gpu, prior)
     seconds, spread = predict_with_spread([rows], gpu, posterior)
-    share = 1 - gpu.parameter("launch") / seconds[0]
-    assert_allclose(spread, [0.1 * share, 0.0], rtol=1e-2, atol=1e-9)
+    share = 1 - gpu.parameter("launch_half") / seconds[0]
+    # memory and arithmetic overlap by a soft maximum: neither share is quite 1 or 0
+    assert_allclose(spread, [0.1 * share, 0.0], rtol=3e-2, atol=2e-6)
     assert_allclose(seconds, predict_rows([rows], with_parameters(gpu, posterior.model)))
 
 
@@ -204,23 +209,23 @@ def test_a_name_that_is_no_parameter_is_refused_with_those_that_are(gpu: Device)
 
 def test_rows_that_err_together_move_a_parameter_less(gpu: Device) -> None:
     rng = np.random.default_rng(11)
-    rows = measured_on(gpu, {"efficiency": 0.5}, rng, noise=0.05)
+    rows = measured_on(gpu, {"efficiency_half": 0.5}, rng, noise=0.05)
     number = np.arange(len(rows)) % 4
     shift = np.exp(np.array([-0.3, 0.3, 0.2, -0.2]))[number]
     grouped = replace(rows, seconds=rows.seconds * shift, group=number.astype(str))
     apart = replace(grouped, group=np.arange(len(rows)).astype(str))
-    prior = Prior(value={"efficiency": 0.9}, log_sd={"efficiency": 0.05})
+    prior = Prior(value={"efficiency_half": 0.9}, log_sd={"efficiency_half": 0.05})
     together, alone = (
-        fit_rows([r], gpu, prior=prior).model["efficiency"] for r in (grouped, apart)
+        fit_rows([r], gpu, prior=prior).model["efficiency_half"] for r in (grouped, apart)
     )
     assert together > 1.1 * alone
 
 
 def test_what_only_one_group_tells_is_unknown_when_it_is_left_out(gpu: Device) -> None:
     small = table(matmuls(1, 64, [64] * 20), np.full(20, 5e-5), gpu.name)
-    large = measured_on(gpu, {"launch": 5e-5}, np.random.default_rng(12), rows=60, noise=0.01)
+    large = measured_on(gpu, {"launch_half": 5e-5}, np.random.default_rng(12), rows=60, noise=0.01)
     big = large.take(large.seconds > 2e-3)
-    found = left_out([small, big], gpu, names=("launch", "efficiency"))
+    found = left_out([small, big], gpu, names=("launch_half", "efficiency_half"))
     assert np.all(found.log_error[:20] > 0.5)
 
 

@@ -39,7 +39,7 @@ def test_one_command_writes_profiles_that_devices_load(shipped: Path) -> None:
     assert device.profile.n == 60  # training rows are not shipped
     assert device.profile.sources == (f"{NAME}.csv",)
     assert device.profile.mape < 0.08
-    assert device.parameter("efficiency") == pytest.approx(0.60, rel=0.05)
+    assert device.parameter("efficiency_half") == pytest.approx(0.60, rel=0.05)
     assert "sync" not in device.profile.model  # no row tells of it
 
 
@@ -47,9 +47,9 @@ def test_the_prices_of_a_profile_cover_rows_like_those_it_was_fitted_to(shipped:
     device = load_device(NAME, runtime="test")
     plain = load_device(NAME)
     truth = {
-        "launch": 1.6 * plain.parameter("launch"),
-        "efficiency": 0.6,
-        "bandwidth_share": 0.55,
+        "launch_half": 1.6 * plain.parameter("launch_half"),
+        "efficiency_half": 0.6,
+        "bandwidth_share_half": 0.55,
     }
     rows = measured_on(plain, truth, np.random.default_rng(99), rows=400, noise=0.05)
     cost = price_ops(rows.ops, device)

@@ -182,6 +182,18 @@ def test_a_dropping_layer_pays_explicit_attention_and_then_works_on_what_is_left
     assert only(table, "elementwise").m.tolist() == [4, 4, 4]
 
 
+def test_a_long_text_pays_scores_of_few_queries_and_fused_attention_of_what_stays() -> None:
+    n, kept, asked = 160, 40, 64
+    table = lower_layers(MINI, shapes(n_in=[n], n_ffn=[kept], drops=[True]))
+    importance, fused = only(table, "attention_importance"), only(table, "attention_prefill")
+    pairs = MINI.num_heads * n * asked
+    assert (importance.m[0], importance.n[0], fused.m[0], fused.n[0]) == (asked, n, kept, n)
+    assert importance.flops[0] == 2 * pairs * MINI.head_size + 6 * pairs
+    assert fused.flops[0] == 4 * MINI.num_heads * kept * n * MINI.head_size
+    assert importance.activation_bytes[0] == 4 * ((asked + n) * H + 4 * pairs + 4 * kept * H)
+    assert fused.activation_bytes[0] == 4 * 2 * (kept + n) * H
+
+
 def test_experts_by_token_pay_router_sync_dispatch_and_those_that_got_rows() -> None:
     table = lower_layers(MINI, shapes(batch=[2], num_experts=[8], top_k=[2], granularity=[0]))
     T, E, k = 32, 8, 2
