@@ -14,7 +14,7 @@ from cost_models.calibrate.posterior import (
     predict_rows,
     sibling_prior,
 )
-from cost_models.calibrate.sibling import sibling_of, transfer
+from cost_models.calibrate.sibling import Sibling, sibling_of, transfer
 from cost_models.device import load_device
 from cost_models.measured import Measured
 from search_spaces.candidate import DTYPES
@@ -59,24 +59,34 @@ def boards(runtime: str) -> dict[str, Measured]:
 
 
 @needs_data
-def test_geometries_left_out_on_neural_processors_are_met_within_25_percent() -> None:
-    errors = []
-    for runtime in ("qnn_dlc", "qnn_context_binary"):
-        for name, table in boards(runtime).items():
-            if name in ("qualcomm-qcs8550", "qualcomm-snapdragon-x-elite", "qualcomm-sa8295p"):
-                found = left_out([table], load_device(name), folds=99)
-                errors.append(found.mape)
-    assert np.median(errors) < 0.25
+def test_geometries_left_out_are_met_within_25_percent_by_the_middle_neural_processor() -> None:
+    found = [
+        left_out([table], load_device(name), folds=99).mape
+        for name, table in boards("qnn_dlc").items()
+    ]
+    assert len(found) == 8
+    assert np.median(found) < 0.25
+    assert max(found) < 0.35
+
+
+def error_beside_relatives(relatives: list[Sibling], new: Measured) -> float:
+    """Error on geometries that none of the five points has, mean over five draws."""
+    rng, errors = np.random.default_rng(0), []
+    for _ in range(5):
+        used = rng.permutation(len(new))[:5]
+        other = new.take(~np.isin(new.group, new.group[used]))
+        errors.append(mape(transfer(new.take(used), relatives).predict(other), other.seconds))
+    return float(np.mean(errors))
 
 
 @needs_data
-def test_five_points_beside_a_relative_are_met_within_9_percent() -> None:
+def test_five_points_beside_relatives_are_met_within_9_percent_by_the_middle_board() -> None:
     tables = boards("qnn_dlc")
-    names = ("qualcomm-snapdragon-8-elite", "qualcomm-snapdragon-x-elite", "qualcomm-iq-9075")
-    relatives = [sibling_of([tables[n]], load_device(n)) for n in names]
-    new, rng, errors = tables["qualcomm-qcs8550"], np.random.default_rng(0), []
-    for _ in range(5):
-        used = rng.permutation(len(new))[:5]
-        other = new.take(np.setdiff1d(np.arange(len(new)), used))
-        errors.append(mape(transfer(new.take(used), relatives).predict(other), other.seconds))
-    assert np.mean(errors) < 0.09
+    kin = {n: sibling_of([t], load_device(n)) for n, t in tables.items()}
+    errors = {
+        name: error_beside_relatives([k for n, k in kin.items() if n != name], new)
+        for name, new in tables.items()
+    }
+    assert np.median(list(errors.values())) < 0.09
+    assert max(errors, key=lambda n: errors[n]) == "qualcomm-qcs8275"  # the one of another size
+    assert errors["qualcomm-qcs8275"] < 0.35
