@@ -7,6 +7,7 @@ from itertools import combinations
 import numpy as np
 
 from cost_models.adapters import edge_aihub, tpu_gemm, tpu_trace
+from cost_models.calibrate.beliefs import Prior
 from cost_models.calibrate.posterior import (
     default_prior,
     fit_rows,
@@ -29,10 +30,20 @@ def mape(predicted: np.ndarray, measured: np.ndarray) -> float:
     return float(np.mean(np.abs(predicted / measured - 1)))
 
 
+def blind(prior: Prior) -> Prior:
+    """Wide beliefs: the form's own defaults were chosen on these very rows."""
+    known = {"dispatch": 3e-5, "block": 512.0, "fp32_passes": 1.5}
+    shares = dict.fromkeys(("efficiency", "efficiency_int8", "bandwidth_share"), 0.6)
+    value = dict(prior.value) | {n: v for n, v in (known | shares).items() if n in prior.value}
+    wide = {n: 1.5 if n in ("dispatch", "block") else 0.5 for n in known | shares}
+    return Prior(value=value, log_sd=dict(prior.log_sd) | {n: wide[n] for n in wide if n in value})
+
+
 @needs_data
 def test_tpu_matmuls_of_shapes_left_out_are_met_within_6_percent() -> None:
     (table,) = tpu_gemm.read(DATA / GEMM, DATA)
-    found = left_out([table], load_device(table.device))
+    device = load_device(table.device)
+    found = left_out([table], device, prior=blind(default_prior(device)))
     error = np.abs(np.exp(-found.log_error) - 1)
     for dtype in ("bf16", "fp32", "int8"):
         assert error[table.ops.dtype == DTYPES.index(dtype)].mean() < 0.06
