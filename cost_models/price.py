@@ -250,6 +250,20 @@ def is_outside(ops: OpTable, device: Device) -> NDArray[np.bool_]:
     return outside
 
 
+def outside_warnings(ops: OpTable, device: Device) -> tuple[str, ...]:
+    """One line for each kind with operators outside the shapes that the profile was fitted to."""
+    outside = is_outside(ops, device)
+    if device.profile is None or not outside.any():
+        return ()
+    name = device.profile.name
+    return tuple(
+        f"profile {name}: {(outside & (ops.kind == k)).sum()} of {(ops.kind == k).sum()} "
+        f"{KINDS[k]} operators lie outside the measured shapes; their interval is "
+        f"{OUTSIDE:g} times as wide, measure such shapes to narrow it"
+        for k in np.unique(ops.kind[outside])
+    )
+
+
 def _parameter_log_sd(
     ops: OpTable,
     once: F64,

@@ -103,7 +103,7 @@ def _energy(tables: Sequence[Measured], unknown: bool) -> list[Scored]:
     scored: list[Scored] = []
     fresh: list[Scored] = []
     for table in tables:
-        device = load_device(table.device)
+        device = energy_fit.unfitted(load_device(table.device))
         prior = coefficients(device, idle_w=idle_of(table))
         assert table.energy is not None
         joules, plain = table.energy.joules, prior.max_w * table.seconds * table.energy.devices

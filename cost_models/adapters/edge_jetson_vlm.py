@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cost_models.adapters import energy_jetson
 from cost_models.adapters.edge_llm_rows import STORED_BITS, decode_step, prompt
 from cost_models.adapters.edge_shapes import joined_ops
 from cost_models.adapters.reader import CsvTable, read_csv
@@ -53,6 +54,8 @@ BODY = Backbone(
 def read(path: Path, root: Path) -> list[Measured]:
     """One table for each runtime: a row per token time, and per prompt where its time is known.
 
+    Energy of tokens follows as tables of its own, where the file states power.
+
     Raises:
         InputError: missing columns or wrong values.
     """
@@ -63,7 +66,7 @@ def read(path: Path, root: Path) -> list[Measured]:
         for runtime in np.unique(table.text("runtime")[mine]):
             rows = table.take(mine & (table.text("runtime") == runtime))
             found.append(_times(rows, device, str(runtime)))
-    return found
+    return found + energy_jetson.table_energy(table)
 
 
 def _times(table: CsvTable, device: str, runtime: str) -> Measured:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cost_models.adapters import energy_orin_bert
 from cost_models.adapters.edge_shapes import Geometry, joined_ops, network
 from cost_models.adapters.reader import read_csv
 from cost_models.measured import Measured
@@ -34,7 +35,7 @@ CAPPED = "MaxQ"
 
 
 def read(path: Path, root: Path) -> list[Measured]:
-    """One table for each device.
+    """One table for each device, and one of energy where the file states power.
 
     Raises:
         InputError: missing columns or wrong values.
@@ -80,4 +81,4 @@ def read(path: Path, root: Path) -> list[Measured]:
                 peer_s={},
             )
         )
-    return found
+    return found + energy_orin_bert.table_energy(table)

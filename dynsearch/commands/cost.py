@@ -12,7 +12,14 @@ from numpy.typing import NDArray
 from cost_models.candidates import working_set_bytes
 from cost_models.device import Device
 from cost_models.memory import peak_bytes
-from cost_models.price import Z90, call_overhead_s, error_s, price_ops, shared_log_sd
+from cost_models.price import (
+    Z90,
+    call_overhead_s,
+    error_s,
+    outside_warnings,
+    price_ops,
+    shared_log_sd,
+)
 from dynsearch.commands.devices import find_device
 from dynsearch.errors import InputError, Problem
 from dynsearch.quality.trace import Trace, load_trace
@@ -65,6 +72,7 @@ def cost(
         `mean, p50, p95, p99` of an input (start of its batch to its own answer) and `worst` in
         seconds, `energy_j`, `flops_ideal` and `flops_executed` per input, `peak_bytes`: each
         {value, low, high, origin}, where None is unknown. Without a trace also `best`.
+        `warnings` names operators outside the shapes that the device's profile has measured.
 
     Raises:
         InputError: faulty or meaningless candidate, unknown device, unfit trace.
@@ -87,7 +95,7 @@ def cost(
     memory = float(peak_bytes(batch, workload=workload, num_classes=num_classes)[0])
     result["worst"] = _quantity(worst.interval, charged.origin)
     result["peak_bytes"] = _quantity((memory,) * 3, COUNTED)
-    return result
+    return result | {"warnings": list(worst.warnings)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +108,7 @@ class Case:
     energy_j: float  # NaN where the device states no power
     flops_ideal: float
     flops_executed: float
+    warnings: tuple[str, ...]  # of operators outside what was measured
 
     @property
     def interval(self) -> Interval:
@@ -144,6 +153,7 @@ class Pricer:
             energy_j=float(priced.energy_j.sum()),
             flops_ideal=float((ops.flops * ops.count).sum()),
             flops_executed=float((ops.executed_flops * ops.count).sum()),
+            warnings=outside_warnings(ops, self.device),
         )
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from cost_models.candidates import cost_candidates
 from cost_models.device import load_device
+from cost_models.profile import Profile
 from dynsearch import cli
 from dynsearch.commands.cost import cost
 from dynsearch.errors import InputError
@@ -75,7 +76,7 @@ def run(path: Path, activity: Path | None = None, **workload: Any) -> dict[str, 
 
 def test_without_a_trace_only_bounds_are_known(candidate: Path) -> None:
     found = run(candidate)
-    assert set(found) == KEYS | {"best"}
+    assert set(found) == KEYS | {"best", "warnings"}
     assert found["mean"]["value"] is None
     assert found["mean"]["low"] == found["best"]["low"]
     assert found["mean"]["high"] == found["worst"]["high"]
@@ -109,7 +110,7 @@ def test_inputs_that_leave_at_the_depth_cost_nearly_the_worst_case(
 ) -> None:
     file = save_trace(tmp_path / "t.npz", trace([5, 5, 5], [32, 32, 32]))
     found = run(candidate, file)
-    assert set(found) == KEYS
+    assert set(found) == KEYS | {"warnings"}
     for name in ("mean", "p50", "p95", "p99"):
         assert found[name]["value"] == pytest.approx(found["worst"]["value"], rel=1e-6)
         assert found[name]["low"] < found[name]["value"] < found[name]["high"]
@@ -136,7 +137,7 @@ def test_in_batches_padding_is_not_counted_as_known(tmp_path: Path) -> None:
     path.write_text(to_toml(replace(CANDIDATE, exit_batching="compact")))
     file = save_trace(tmp_path / "t.npz", trace([0, 0, 1, 5] * 4, [8, 32, 32, 32] * 4))
     found = run(path, file, batch=8)
-    assert set(found) == KEYS
+    assert set(found) == KEYS | {"warnings"}
     assert 0 < found["mean"]["value"] < found["p95"]["value"] < found["worst"]["value"]
     assert found["flops_executed"]["value"] is None
     assert found["flops_ideal"]["value"] > 0
@@ -184,6 +185,32 @@ def test_the_command_prints_a_line_a_quantity(
     assert {line.split()[0] for line in lines[1:]} == KEYS | {"best"}
     assert cli.run(["cost", str(candidate), "--device", DEVICE, "--json"]) == 0
     assert set(json.loads(capsys.readouterr().out)) >= KEYS
+
+
+def test_operators_beyond_the_measured_shapes_are_warned_of(
+    candidate: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    narrow = Profile(
+        name="p",
+        base=DEVICE,
+        date="",
+        tool="",
+        driver="",
+        runtime="",
+        machine="",
+        shared_log_sd=0.1,
+        mape=0.1,
+        threads=1,
+        n=20,
+        residual_log_sd={},
+        model={},
+        covered={"m": (1.0, 2.0)},
+    )
+    device = replace(load_device(DEVICE), profile=narrow)
+    monkeypatch.setattr("dynsearch.commands.cost.find_device", lambda *_, **__: device)
+    assert cli.run(["cost", str(candidate), "--device", DEVICE]) == 0
+    assert "matmul operators lie outside the measured shapes" in capsys.readouterr().err
+    assert run(candidate)["worst"]["value"] > 0
 
 
 def test_devices_are_listed_and_one_shows_its_sources(capsys: pytest.CaptureFixture[str]) -> None:

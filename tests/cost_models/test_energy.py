@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from cost_models.adapters import energy_jetson, energy_mlperf
 from cost_models.adapters.energy_mlperf import demand, work_ops
-from cost_models.calibrate.energy_fit import fit_power, left_out
+from cost_models.calibrate.energy_fit import fit_power, left_out, unfitted
 from cost_models.device import Device, device_names, load_device
 from cost_models.energy import (
     OP_OF,
@@ -163,7 +163,18 @@ def test_power_of_every_row_left_out_is_within_15_percent() -> None:
     board = DATA / "edge" / "jetson-orin-nano-vlm" / "orin_nano_2b_llm.csv"
     tables += energy_jetson.read(board, DATA)
     for rows in [t for t in tables if t.device in device_names()]:
-        device = load_device(rows.device)
+        device = unfitted(load_device(rows.device))
         found = left_out(rows, coefficients(device), device.kind)
         assert np.nanmax(np.abs(found.row_left_out)) < 0.15, rows.device
         assert np.nanmax(np.abs(found.nothing_fitted)) < 0.30, rows.device
+
+
+def test_what_was_fitted_to_the_scored_rows_is_no_starting_point_of_their_score() -> None:
+    """Else a device that is said to be unknown is met exactly: its file has seen the rows."""
+    for name in ("nvidia-jetson-orin-nano-8g", "nvidia-h200-141g-sxm"):
+        shipped = load_device(name)
+        bare = unfitted(shipped)
+        gone = set(shipped.quantities) - set(bare.quantities)
+        assert gone == {k for k in shipped.quantities if k.startswith("energy.")}
+        assert coefficients(bare).dram_j != coefficients(shipped).dram_j
+        assert coefficients(bare).idle_w == coefficients(shipped).idle_w

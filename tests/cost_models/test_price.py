@@ -16,6 +16,7 @@ from cost_models.price import (
     error_s,
     is_outside,
     miss_share,
+    outside_warnings,
     price_ops,
 )
 from cost_models.profile import Profile
@@ -83,6 +84,8 @@ def test_shapes_outside_the_measured_range_are_less_certain(
     device = replace(make_device(), profile=PROFILE)
     cost = price_ops(make_ops(m=[512, 513], k=[64, 64]), device)
     assert cost.residual_log_sd == pytest.approx([0.04, 0.04 * OUTSIDE])
+    assert cost.high_s[1] / cost.time_s[1] > cost.high_s[0] / cost.time_s[0]
+    assert np.isfinite(cost.time_s).all()
 
 
 def test_a_datasheet_alone_is_less_certain_than_a_profile(
@@ -165,3 +168,13 @@ def test_each_kind_has_a_measured_range_of_its_own(
     ]
     assert is_outside(make_ops(m=[64, 65]), device).tolist() == [False, True]
     assert not is_outside(make_ops(m=10**6), make_device()).any()
+
+
+def test_shapes_outside_the_measured_range_are_told_by_kind_and_profile(
+    make_ops: MakeOps, make_device: MakeDevice
+) -> None:
+    bare, fitted = make_device(), replace(make_device(), profile=PROFILE)
+    (line,) = outside_warnings(make_ops(m=[512, 513, 9999], k=[64, 64, 64]), fitted)
+    assert line.startswith("profile p: 2 of 3 matmul operators lie outside the measured shapes")
+    assert outside_warnings(make_ops(m=512, k=64), fitted) == ()
+    assert outside_warnings(make_ops(m=10**6), bare) == ()

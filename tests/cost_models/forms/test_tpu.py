@@ -14,7 +14,7 @@ from cost_models.device import Device
 from cost_models.forms import tpu
 from search_spaces.ops import OpTable
 
-from ..shared_data import data_file, needs_data
+from ..shared_data import DATA, needs_data
 
 MakeOps = Callable[..., OpTable]
 MakeDevice = Callable[..., Device]
@@ -23,7 +23,7 @@ SIZES = st.integers(1, 3000)
 
 @needs_data
 def test_systolic_cycles_equal_those_of_scale_sim_on_every_row() -> None:
-    path, _ = data_file("tpu/scalesim-systolic/scalesim_ws_gemm.csv")
+    path = DATA / "tpu/scalesim-systolic/scalesim_ws_gemm.csv"
     with path.open(encoding="utf-8", newline="") as stream:
         rows = list(csv.DictReader(stream))
     columns = ("m", "k", "n", "array_rows", "total_cycles")
