@@ -36,7 +36,7 @@ class Score:
         within_10: Share of rows within 10 %.
         kendall: Rank correlation tau-b; None where fewer than three rows.
         coverage: Share of rows inside their 90 % interval.
-        width: Mean of upper over lower end, minus 1.
+        width: Geometric mean of upper over lower end, minus 1.
         roofline_mape: MAPE of the plain datasheet roofline on the same rows.
         peer_mape: MAPE of other predictors on the rows that they speak of, by name.
     """
@@ -87,7 +87,7 @@ def agreement(predicted: F64, measured: F64, log_sd: F64) -> dict[str, Any]:
         "within_10": float(np.mean(ape <= 0.10)),
         "kendall": tau,
         "coverage": float(inside.mean()),
-        "width": float(np.mean(np.exp(2 * Z90 * log_sd) - 1)),
+        "width": float(np.expm1(np.mean(2 * Z90 * log_sd))),
     }
 
 

@@ -240,7 +240,7 @@ class _Archive:
         return self._points.policies.take(np.unique(np.concatenate(rows)))
 
     def front(self, d: int) -> InnerFront:
-        """The thinned front of device d with all costs."""
+        """The thinned front of device d with all costs; energy where the device states power."""
         rows = self._front_rows(d)
         rows = rows[thin_front(self._plane(d)[rows], MAX_POINTS)]
         points = self._points.take(rows)
@@ -255,7 +255,11 @@ class _Archive:
             policies=points.policies,
             error=points.error,
             error_bound=points.error_bound,
-            costs={name: cost[d] for name, cost in costs.items()},
+            costs={
+                name: cost[d]
+                for name, cost in costs.items()
+                if name != "energy_j" or not self._silent[d]
+            },
             heuristic=points.heuristic,
             violation=violation,
             budget_values=values,
@@ -329,6 +333,12 @@ class _Archive:
         rows = np.flatnonzero(inside)
         return rows[non_dominated(self._plane(d)[rows])]
 
+    @property
+    def _silent(self) -> Bool:
+        """Devices [D] whose energy is not known."""
+        joules = self._replayer.costs[0].joules.embed
+        return np.asarray(np.isnan(joules).any(axis=(1, 2)))
+
     def _check(self) -> None:
         problem, problems = self._problem, []
         L, known = self._replayer.trace.num_layers, set(self._replayer.quantities)
@@ -339,8 +349,7 @@ class _Archive:
                 text = f"cannot be had for this trace; use one of {', '.join(sorted(known))}"
                 problems.append(Problem("arguments", "cost or budget", name, text))
         if "energy_j" in known & {*self._names, *problem.also}:
-            silent = np.isnan(self._replayer.costs[0].joules.embed).any(axis=(1, 2))
-            for device in np.array(self.devices)[silent]:
+            for device in np.array(self.devices)[self._silent]:
                 text = "has no energy model; leave out energy_j or this device"
                 problems.append(Problem("arguments", "devices", str(device), text))
         for device in problem.budgets.keys() - set(self.devices):
