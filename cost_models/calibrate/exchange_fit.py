@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import least_squares
 
 from cost_models.adapters import links_deepep
 from cost_models.calibrate.link_fit import PRIOR_WEIGHT, ROBUST, mape, say
+from cost_models.calibrate.solve import fit_logs
 from cost_models.exchange import LOW_LATENCY, NETWORK, PARAMETERS, THROUGHPUT, exchange_s
 from cost_models.forms import Parameter
 from cost_models.links import Link, link_of, load_link
@@ -99,25 +99,16 @@ def fit_sections(
     upper = np.array([0.0 if p.ceiling else np.inf for _, p in flat])
     width = np.array([p.log_sd for _, p in flat])
 
-    def numbers(x: F64) -> Numbers:
+    def numbers(values: F64) -> Numbers:
         found: Numbers = dict(given)
-        for (section, p), value in zip(flat, np.exp(x), strict=True):
+        for (section, p), value in zip(flat, values, strict=True):
             found.setdefault(section, {})[p.name] = float(value)
         return found
 
     def errors(x: F64) -> F64:
-        found = np.log(predicted_s(link, network, data, numbers(x)) / data.rows.seconds)
-        return np.concatenate([found, (x - start) / width * PRIOR_WEIGHT])
+        return np.log(predicted_s(link, network, data, numbers(np.exp(x))) / data.rows.seconds)
 
-    fitted = least_squares(
-        errors,
-        np.minimum(start, upper - 1e-3),
-        bounds=(np.full(len(flat), -np.inf), upper),
-        loss="soft_l1",
-        f_scale=ROBUST,
-        x_scale=width,
-    )
-    return numbers(fitted.x)
+    return numbers(fit_logs(errors, start, width, upper, weight=PRIOR_WEIGHT, robust=ROBUST))
 
 
 def fit_operation(link: Link, network: Link, data: Timed, name: str) -> Numbers:

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import least_squares
 
 from cost_models.adapters import links_nccl
+from cost_models.calibrate.solve import fit_logs
 from cost_models.links import KNOWN, PARAMETERS, Link, Stated, collective_s
 from cost_models.measured import Measured
 
@@ -32,21 +32,11 @@ def fit_link(link: Link, rows: Measured, prior: dict[str, float] | None = None) 
 
     def errors(x: F64) -> F64:
         candidate = link.with_parameters(dict(zip(names, np.exp(x), strict=True)), "fit")
-        found = np.log(predicted_s(candidate, rows) / rows.seconds)
-        return np.concatenate([found, (x - start) / width * PRIOR_WEIGHT])
+        return np.log(predicted_s(candidate, rows) / rows.seconds)
 
-    fitted = least_squares(
-        errors,
-        np.minimum(start, upper - 1e-3),
-        bounds=(np.full(len(names), -np.inf), upper),
-        loss="soft_l1",
-        f_scale=ROBUST,
-        x_scale=width,
-    )
+    fitted = fit_logs(errors, start, width, upper, weight=PRIOR_WEIGHT, robust=ROBUST)
     source = f"fit to {len(rows)} rows of {rows.source}, {rows.runtime}"
-    return link.with_parameters(
-        dict(zip(names, (float(v) for v in np.exp(fitted.x)), strict=True)), source
-    )
+    return link.with_parameters(dict(zip(names, map(float, fitted), strict=True)), source)
 
 
 def predicted_s(link: Link, rows: Measured) -> F64:

@@ -218,3 +218,40 @@ def components(residual: F64, group: I64) -> tuple[float, float]:
     between = float((sizes * (means - r.mean()) ** 2).sum()) / (G - 1)
     typical = (N - float((sizes**2).sum()) / N) / (G - 1)
     return max(0.0, (between - within) / typical), max(within, 1e-300)
+
+
+def fit_logs(
+    log_errors: Callable[[F64], F64],
+    mean: F64,
+    log_sd: F64,
+    top: F64,
+    *,
+    weight: float,
+    robust: float,
+) -> F64:
+    """Positive parameters [P] by least squares on log errors, drawn towards a prior.
+
+    The plain fit, for forms with a few rows for each parameter and no noise to estimate: soft L1
+    loss, which counts errors beyond `robust` linearly.
+
+    Args:
+        log_errors: Logarithms of the parameters [P] -> log(predicted / measured) [N].
+        mean: Prior of the logarithms [P], where the search begins, too.
+        log_sd: Its width [P].
+        top: Logarithms of the largest legal values [P], infinite where there is none.
+        weight: Of the prior, relative to a row.
+        robust: Errors beyond it count linearly.
+    """
+
+    def errors(x: F64) -> F64:
+        return np.concatenate([log_errors(x), (x - mean) / log_sd * weight])
+
+    fitted = least_squares(
+        errors,
+        np.minimum(mean, top - 1e-3),
+        bounds=(np.full(mean.size, -np.inf), top),
+        loss="soft_l1",
+        f_scale=robust,
+        x_scale=log_sd,
+    )
+    return np.asarray(np.exp(fitted.x))

@@ -16,10 +16,11 @@ from collections.abc import Callable
 
 import numpy as np
 
+from cost_models.adapters.gpu_gemm import matmuls
 from cost_models.device import load_device
 from cost_models.forms.gpu import operator_time_s
 from search_spaces.candidate import DTYPES
-from search_spaces.ops import KIND, OpTable
+from search_spaces.ops import OpTable
 
 COUNT, REPEATS, CALLS = 1_000_000, 3, 2_000
 DEVICE = "nvidia-h100-80g-sxm"
@@ -30,22 +31,7 @@ def distinct_matmuls(count: int) -> OpTable:
     rng = np.random.default_rng(0)
     k, n = 8 * rng.integers(8, 2048, (2, count))
     m = 1 + np.arange(count) % 16384
-    flops = 2.0 * m * k * n
-    return OpTable(
-        candidate=np.arange(count),
-        layer=np.zeros(count, dtype=np.int64),
-        kind=np.full(count, KIND["matmul"]),
-        count=np.ones(count),
-        m=m,
-        k=k,
-        n=n,
-        batch=np.ones(count, dtype=np.int64),
-        dtype=np.full(count, DTYPES.index("bf16")),
-        weight_bytes=2.0 * k * n,
-        activation_bytes=2.0 * m * (k + n),
-        flops=flops,
-        executed_flops=flops,
-    )
+    return matmuls(m, n, k, np.full(count, DTYPES.index("bf16")))
 
 
 def seconds_of(work: Callable[[], object]) -> float:
