@@ -128,7 +128,7 @@ def _header(front: Front, environment: Mapping[str, Any]) -> Html:
     dynamic = len({p.id for p in front.front})
     facts = [
         f"run {front.run}",
-        f"{dynamic} configurations on {len(front.devices)} devices",
+        f"{dynamic} configurations on {_devices(len(front.devices))}",
         ", ".join(f"{k} {v}" for k, v in front.workload.items() if v not in (None, False)),
         f"{front.reference.selected_n:,} search rows",
         f"{front.reference.confirmed_n:,} report rows" if front.reference.confirmed_n else None,
@@ -158,6 +158,10 @@ def _header(front: Front, environment: Mapping[str, Any]) -> Html:
             aria_label="Sections",
         ),
     )
+
+
+def _devices(count: int) -> str:
+    return "1 device" if count == 1 else f"{count} devices"
 
 
 def _empty() -> Html:
