@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from dynsearch.models.dynamic import Weights
 from dynsearch.models.weights import encoder_config, file_sha256, norm_eps, read_pretrained
-from dynsearch.quality.apart import run_apart
+from dynsearch.quality.apart import keep_freed_memory, run_apart
 from dynsearch.quality.source import SupernetQuality
 from dynsearch.quality.supernet import cache_folder, load_supernet, save_supernet
 from dynsearch.quality.training import Progress, fine_tune, training_threads
@@ -33,7 +33,7 @@ def open_reference(
     """The first `layers` layers of the pretrained network, fine-tuned; cached by content."""
     folder = _folder(material, layers)
     if not folder.is_dir():
-        run_apart(_train_into, folder, material, layers, progress=progress)
+        run_apart(_train_apart, folder, material, layers, progress=progress)
     config, weights, _ = load_supernet(folder)
     return SupernetQuality(
         config=config,
@@ -81,6 +81,11 @@ def _key(material: Material, layers: int) -> str:
         sort_keys=True,
     )
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _train_apart(progress: Progress, folder: Path, material: Material, layers: int) -> None:
+    keep_freed_memory()
+    _train_into(progress, folder, material, layers)
 
 
 def _train_into(progress: Progress, folder: Path, material: Material, layers: int) -> None:

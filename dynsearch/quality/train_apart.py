@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dynsearch.models.weights import encoder_config, norm_eps
-from dynsearch.quality.apart import Progress, run_apart
+from dynsearch.quality.apart import Progress, keep_freed_memory, run_apart
 from dynsearch.quality.distil import distil, distil_texts, fine_tuning_share
 from dynsearch.quality.references import tuned_network
 from dynsearch.quality.supernet import save_supernet
@@ -32,6 +32,7 @@ def train_apart(folder: Path, material: Material, progress: Progress | None = No
 
 
 def _train_into(progress: Progress, folder: Path, material: Material) -> None:
+    keep_freed_memory()
     training = material.training
     config = encoder_config(
         material.backbone, num_classes=len(material.labels), norm_eps=norm_eps(material.folder)
