@@ -21,7 +21,7 @@ from cost_models.calibrate.host import processor, usable_cores
 from dynsearch.errors import InputError
 from dynsearch.evaluate import static_costs
 from dynsearch.export.files import write_atomic
-from dynsearch.export.records import Confirmed
+from dynsearch.export.records import Confirmed, family_of
 from dynsearch.formats import FORMATS, formats_that_pay, time_formats
 from dynsearch.front_points import FullNetwork
 from dynsearch.gains.families import Searched, fronts_for, full_network, search_families
@@ -68,7 +68,7 @@ def compare(
         trials: Forward passes of each family; None: the job's.
         rows: Report rows to time.
         repeats: Repeats of the timing.
-        formats: Number formats to search, fp32 among them, whatever the job's are; None: those
+        formats: Number formats to search, fp32 among them, whatever the job's are; None: the job's
             that are not slower than fp32 on this machine. In the others static networks are timed.
         progress: Shows what happens.
 
@@ -88,7 +88,7 @@ def compare(
             job.source, "quality.metric", job.quality.metric, "families are compared by accuracy"
         )
     folder.mkdir(parents=True, exist_ok=True)
-    searchable = _formats(folder, formats)
+    searchable = _formats(folder, job, formats)
     searched = search_families(
         job,
         out=out / "runs",
@@ -268,13 +268,15 @@ def _references(
     return out
 
 
-def _formats(folder: Path, asked: Sequence[str] | None) -> list[str]:
+def _formats(folder: Path, job: Job, asked: Sequence[str] | None) -> list[str]:
     """The number formats that are searched; told once and written down."""
     file = folder / "formats.json"
     if file.is_file():
         return [str(name) for name in json.loads(file.read_text(encoding="utf-8"))]
-    chosen = formats_that_pay(time_formats()) if asked is None else asked
-    found = [name for name in FORMATS if name in chosen]
+    if asked is None:
+        named = np.atleast_1d(job.space.get("dtype", "fp32"))
+        asked = [name for name in formats_that_pay(time_formats()) if name in ("fp32", *named)]
+    found = [name for name in FORMATS if name in asked]
     _write(file, found)
     return found
 
@@ -294,7 +296,7 @@ def _to_time(joint: Searched, full: FullNetwork, fronts: Sequence[FamilyFront]) 
                 for f in fronts
                 if (f.dtype, f.batch) == (dtype, batch)
                 for p in f.picks
-                if p.levels
+                if p.levels and family_of(p.candidate) != "full"
             }
             static = [k for k in STATIC_LAYERS if k < full.trace.num_layers]
             entries = named | {
@@ -307,6 +309,12 @@ def _to_time(joint: Searched, full: FullNetwork, fronts: Sequence[FamilyFront]) 
                     "batch": batch,
                     "whole_predicted_s": whole[batch][dtype],
                     "entries": entries,
+                    "same": {  # by name: an entry that is the same network
+                        p.id: "full"
+                        for f in fronts
+                        for p in f.picks
+                        if family_of(p.candidate) == "full"
+                    },
                 }
             )
     return {"threads": joint.opened.scene.workload.threads, "groups": groups}

@@ -46,8 +46,9 @@ def time_apart(
     Args:
         progress: Gets the share that is done.
         path: Gets `timings`, a list by group of seconds per sample by entry.
-        plan_file: Threads, and groups of `dtype`, `batch`, `entries` (name -> candidate) and
-            `whole_predicted_s`, time per sample of the full network over `WHOLE_ROWS`.
+        plan_file: Threads, and groups of `dtype`, `batch`, `entries` (name -> candidate),
+            `same` (name -> entry that is the same network) and `whole_predicted_s`, time per
+            sample of the full network over `WHOLE_ROWS`.
         run: Run folder that holds the supernet.
         rows: How many report rows are timed.
         repeats: Repeats of everything.
@@ -90,18 +91,20 @@ def _time_group(
         whole = time_interleaved([full], few, repeats=repeats, seed=0).per_sample_median_s[0]
         found = time_interleaved(runners, blocks, repeats=repeats, seed=0, on_block=on_block)
     spent, middle = found.per_sample_s, found.per_sample_median_s  # [R, C], [C]
+    timed = {
+        name: {
+            "median": float(middle[i]),
+            "least": float(spent[:, i].min()),
+            "most": float(spent[:, i].max()),
+        }
+        for i, name in enumerate(entries)
+    }
     return {
         "dtype": group["dtype"],
         "batch": group["batch"],
+        "same": group["same"],
         "scale": float(whole) / group["whole_predicted_s"],
-        "per_sample_s": {
-            name: {
-                "median": float(middle[i]),
-                "least": float(spent[:, i].min()),
-                "most": float(spent[:, i].max()),
-            }
-            for i, name in enumerate(entries)
-        },
+        "per_sample_s": timed | {name: timed[other] for name, other in group["same"].items()},
         "threads": _all_threads(full, blocks, threads),
     }
 

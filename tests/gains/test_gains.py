@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -72,6 +73,11 @@ def result(home: Path) -> dict[str, Any]:
     return found
 
 
+def job_with(space: dict[str, Any]) -> Any:
+    """A job of which its space alone is asked."""
+    return SimpleNamespace(space=space)
+
+
 @pytest.mark.ray
 def test_every_family_has_the_same_supernet_and_no_more_passes_than_the_job(home, result):
     assert list(result["passes"]) == ["exit-only", "skim-only", "experts-only", "joint"]
@@ -91,11 +97,20 @@ def test_no_setting_is_run_twice_whichever_family_asks_for_it(home, result):
 def test_number_formats_that_do_not_pay_are_told_once_and_kept(tmp_path, monkeypatch):
     slow = {"bf16": {16: 1.5, 64: 1.4}, "int8": {16: 0.4, 64: 0.3}}
     monkeypatch.setattr(gains_run, "time_formats", lambda: slow)
-    assert gains_run._formats(tmp_path, None) == ["fp32", "int8"]
+    every, two = (job_with({"dtype": d}) for d in (["fp32", "bf16", "int8"], ["bf16", "fp32"]))
+    assert gains_run._formats(tmp_path, every, None) == ["fp32", "int8"]
     monkeypatch.setattr(gains_run, "time_formats", dict)
-    assert gains_run._formats(tmp_path, None) == ["fp32", "int8"]
+    assert gains_run._formats(tmp_path, every, None) == ["fp32", "int8"]
     (tmp_path / "formats.json").unlink()
-    assert gains_run._formats(tmp_path, ["bf16", "fp32"]) == ["fp32", "bf16"]
+    assert gains_run._formats(tmp_path, every, ["bf16", "fp32"]) == ["fp32", "bf16"]
+    for job, found in (
+        (two, ["fp32"]),
+        (job_with({}), ["fp32"]),
+        (job_with({"dtype": "int8"}), ["fp32", "int8"]),
+    ):
+        (tmp_path / "formats.json").unlink()
+        monkeypatch.setattr(gains_run, "time_formats", lambda: slow)
+        assert gains_run._formats(tmp_path, job, None) == found
 
 
 @pytest.mark.parametrize(("formats", "says"), [("int8", "fp32"), ("fp32,fp64", "fp64")])
@@ -149,6 +164,8 @@ def test_every_named_point_and_reference_is_timed_in_its_own_group(result):
             if (t["dtype"], t["batch"]) == (front["dtype"], front["batch"])
         )
         named = {p["id"] for p in front["points"] if p["levels"]}
+        for name in named & set(group["same"]):
+            assert group["per_sample_s"][name] == group["per_sample_s"]["full"]
         assert named <= set(group["per_sample_s"])
         assert {"full", "first 2 layers", "first 3 layers"} <= set(group["per_sample_s"])
         assert all(
@@ -219,7 +236,8 @@ def test_formats_threads_and_speed_ups_are_ratios_to_the_right_full_network():
         "predicted_high_s": 0.9,
         "confirmed": {"loss": 0.0, "low": 0.0, "high": 0.0, "error": 0.1},
     }
-    front = {"family": "joint", "dtype": "int8", "batch": 1, "points": [point]}
+    whole = point | {"id": "whole", "levels": [0.0]}  # the full network is no configuration
+    front = {"family": "joint", "dtype": "int8", "batch": 1, "points": [point, whole]}
     result = {
         "seed": 0,
         "full": {"selected_error": 0.1},
@@ -230,7 +248,12 @@ def test_formats_threads_and_speed_ups_are_ratios_to_the_right_full_network():
                 "dtype": dtype,
                 "batch": 1,
                 "scale": 1.5,
-                "per_sample_s": {"a": {"median": 1.0}, "full": {"median": full}},
+                "same": {"whole": "full"},
+                "per_sample_s": {
+                    "a": {"median": 1.0},
+                    "full": {"median": full},
+                    "whole": {"median": full},
+                },
                 "threads": {"threads": 2, "one_s": full, "all_s": full / 2},
             }
             for dtype, full in (("fp32", 10.0), ("int8", 4.0))
@@ -241,6 +264,7 @@ def test_formats_threads_and_speed_ups_are_ratios_to_the_right_full_network():
     assert "| int8, batch 1 | 2.50x | none | 10.00x |" in lines
     assert "| int8, batch 1, 2 threads | 5.00x |" in lines
     (found,) = (g for g in agreement([result])["predicted"] if g["dtype"] == "int8")
+    assert found["n"] == 1
     assert found["mape"] == 0.5  # half a second predicted, one measured
     assert found["scaled"] == 0.25  # the machine was half as fast again: 0.75 seconds
     assert found["speed_up"] == 0.5  # 6 predicted, 4 measured
