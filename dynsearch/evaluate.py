@@ -23,6 +23,7 @@ from dynsearch.search.types import Deepest, DeviceFront, PassFronts, PassInner
 from dynsearch.sim.layer_cost import LayerCost, build_layer_cost
 from dynsearch.sim.ranking import Ranking
 from dynsearch.sim.replay import Replayer
+from dynsearch.sim.row_losses import row_losses
 from search_spaces.candidate import (
     Candidate,
     PolicyBatch,
@@ -64,15 +65,18 @@ class Scene:
             full: The full network's trace of the same rows, from which losses are counted; None:
                 costs alone are asked for.
         """
-        correct = np.ones(trace.num_samples, dtype=bool)
+        correct, ranking, losses = np.ones(trace.num_samples, dtype=bool), None, None
         if full is not None:
             correct = full.logits[:, -1].argmax(axis=-1) == full.labels
+            ranking = Ranking.of(self.metric, full)
+            losses = row_losses(trace, full) if ranking is None else None
         return Replayer(
             trace,
             self.layer_cost(outer),
             workloads=[self.workload],
             correct_full=correct,
-            ranking=None if full is None else Ranking.of(self.metric, full),
+            row_losses=losses,
+            ranking=ranking,
         )
 
     def peak_bytes(self, outer: Candidate, policies: PolicyBatch) -> F64:

@@ -117,7 +117,7 @@ class FrontPoint:
     objectives: dict[str, float]
     selected: Selected
     confirmed: Confirmed | None
-    error_bound: float  # full network's error + paired loss + 1.28 standard errors
+    error_bound: float  # what ranks: see sim/row_losses.py
     dominated: bool  # by a point of its device and dtype, after confirmation
     named: tuple[float, ...]  # loss levels for which this is the named point of its dtype
     predicted: Predicted

@@ -76,7 +76,7 @@ CSV_COLUMNS: dict[str, str] = {
     "confirmed_loss_low": "Lower end of the paired 95 % interval of confirmed_loss.",
     "confirmed_loss_high": "Upper end of the paired 95 % interval of confirmed_loss.",
     "confirmed_n": "Number of report rows.",
-    "error_bound": "Full network's error + selected_loss + 1.28 selected_se: what ranks.",
+    "error_bound": "Full network's error + expected loss + 1.28 standard errors: what ranks.",
     "predicted_latency_mean_s": "Predicted mean latency in seconds: start of its batch to an "
     "input's own answer, with the search rows' activity.",
     "predicted_latency_mean_low_s": "Lower end of its 90 % interval.",

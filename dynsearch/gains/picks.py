@@ -21,7 +21,6 @@ from dynsearch.front_quality import length_edges
 from dynsearch.gains.families import OBJECTIVES, Searched
 from dynsearch.quality.metrics import (
     error_bound,
-    paired_difference,
     paired_interval,
     paired_table,
 )
@@ -29,6 +28,7 @@ from dynsearch.quality.source import SupernetQuality
 from dynsearch.quality.trace import Trace
 from dynsearch.search.fronts import MergedFront, merge
 from dynsearch.search.pareto import hypervolume, thin_front
+from dynsearch.sim.row_losses import exit_losses
 from dynsearch.threads import one_core_each
 from search_spaces.candidate import Candidate, PolicyBatch, apply_policy
 from search_spaces.codec import candidate_hash
@@ -228,8 +228,7 @@ def confirm_static(trace: Trace, full_correct: NDArray[np.bool_]) -> Confirmed:
 
 def bound_of(trace: Trace, full: FullNetwork) -> tuple[float, float]:
     """Plain error and `error_bound` of a network without exits on the search rows."""
-    right = trace.logits[:, -1].argmax(axis=-1) == trace.labels
-    full_right = full.trace.logits[:, -1].argmax(axis=-1) == full.trace.labels
-    table = paired_table(right, full_right)
-    loss, se = paired_difference(table.lost, table.gained, table.n)
-    return float(1.0 - right.mean()), float(error_bound(full.error, loss, se))
+    logits = trace.logits[:, -1]
+    losses = exit_losses(logits, full.trace)
+    bound = error_bound(full.error, losses.mean(), losses.std() / np.sqrt(losses.size))
+    return float(np.mean(logits.argmax(axis=-1) != trace.labels)), float(bound)

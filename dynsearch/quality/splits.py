@@ -28,7 +28,7 @@ class SplitSizes:
 
 PRESETS = {
     "sentences": SplitSizes(report=2000, calibrate=400, search=2000, early_stop=300),
-    "reviews": SplitSizes(report=4000, calibrate=4000, search=2000, early_stop=1000, train=10000),
+    "reviews": SplitSizes(report=4000, calibrate=4000, search=4000, early_stop=1000, train=10000),
 }
 
 

@@ -11,7 +11,8 @@ WORDS: dict[str, str] = {
     "selected": "On the search rows, which chose the configurations: a little too good by nature.",
     "confirmed": "On the report rows, which were opened after the front was frozen and chose "
     "nothing; with a paired 95 % interval.",
-    "error bound": "Full network's error + loss + 1.28 standard errors: what ranked and chose.",
+    "error bound": "Full network's error + expected loss + 1.28 standard errors: what ranked and "
+    "chose.",
     "named": "The fastest configuration of a device and dtype whose error bound allows a loss; "
     "chosen before the report rows were opened.",
     "held / missed": "Whether the confirmed loss of a named configuration is within its level.",

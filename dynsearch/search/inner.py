@@ -61,7 +61,7 @@ class InnerFront:
     device: str
     policies: PolicyBatch  # K
     error: F64  # [K] plain estimate
-    error_bound: F64  # [K] full network's error + paired loss + 1.28 standard errors
+    error_bound: F64  # [K] what ranks: `Replayed.error_bound`
     costs: dict[str, F64]  # [K] by cost name
     heuristic: Bool  # [K] found by moving single thresholds, not by enumeration
     violation: float  # least sum of max(0, value / budget - 1) over all policies tried

@@ -77,7 +77,7 @@ class DeviceFront:
     device: str
     policies: PolicyBatch  # K, non-dominated and within every budget
     error: F64  # [K] plain estimate on the search rows
-    error_bound: F64  # [K] full network's error + paired loss + 1.28 standard errors
+    error_bound: F64  # [K] what ranks: `Replayed.error_bound`
     costs: dict[str, F64]  # [K] by cost name, SI units
     heuristic: NDArray[np.bool_]  # [K] found by a local search, not by enumeration
     anchor_values: F64  # [3] lowest error_bound at cost <= a_dj, the majority error where none

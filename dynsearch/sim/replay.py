@@ -57,6 +57,7 @@ class Replayed:
     gained: I64  # [P] rows that only the policy gets right
     full_wrong: int  # rows that the full network gets wrong
     costs: tuple[dict[str, F64], ...]  # by workload: quantity -> [D, P]
+    row_losses: F64 | None = None  # [P, 2] sums of the row losses that rank, and of their squares
     judged: F64 | None = None  # [P, 3] error, loss, standard error by the metric that ranks
     full_judged: float = 0.0  # the full network's error by that metric
 
@@ -81,9 +82,17 @@ class Replayed:
 
     @property
     def error_bound(self) -> F64:
-        """Full network's error + paired loss + 1.28 standard errors [P]."""
+        """What ranks [P]: full network's error + paired loss + 1.28 standard errors.
+
+        The loss is the mean of the row losses where the replayer has them (`row_losses`), else
+        the plain one.
+        """
         full = self.full_wrong / self.num_samples if self.judged is None else self.full_judged
-        return error_bound(full, self.loss, self.loss_se)
+        if self.row_losses is None:
+            return error_bound(full, self.loss, self.loss_se)
+        n = self.num_samples
+        mean, square = self.row_losses.T / n
+        return error_bound(full, mean, np.sqrt(np.maximum(square - mean**2, 0.0) / n))
 
     @property
     def reach(self) -> F64:
@@ -108,6 +117,7 @@ class Replayer:
         *,
         workloads: Sequence[Workload],
         correct_full: Bool,
+        row_losses: F64 | None = None,
         ranking: Ranking | None = None,
     ) -> None:
         """Check the pieces against each other.
@@ -117,6 +127,8 @@ class Replayer:
             costs: Stage costs of the trace's outer setting, one for all workloads or one each.
             workloads: Each gives its own costs; errors are the same for all.
             correct_full: Whether the full network is right, on the same rows [N].
+            row_losses: What ranks in place of who was right: the loss of each exit on each row
+                [N, L], from `row_losses.row_losses`; None: the plain paired loss.
             ranking: Metric that takes the place of the error; None: the error itself.
 
         Raises:
@@ -126,7 +138,7 @@ class Replayer:
         self.workloads = tuple(workloads)
         self.costs = (costs,) * len(workloads) if isinstance(costs, LayerCost) else tuple(costs)
         self.correct_full = np.asarray(correct_full, dtype=bool)
-        self.ranking = ranking
+        self.row_losses, self.ranking = row_losses, ranking
         self._check()
         self._predicted = trace.logits.argmax(axis=-1)  # [N, L]
         self._correct = self._predicted == trace.labels[:, None]
@@ -170,6 +182,7 @@ class Replayer:
                 combine(sums / n, cost, names, self._miss_shares(policies, reach, cost, load))
                 for sums, cost, load in zip(tally.sums, self.costs, self.workloads, strict=True)
             ),
+            row_losses=None if self.row_losses is None else tally.losses,
             judged=None if self.ranking is None else tally.judged,
             full_judged=0.0 if self.ranking is None else self.ranking.full_error,
         )
@@ -243,7 +256,7 @@ class Replayer:
         judge = None
         if self.ranking is not None:
             judge = Judge(self.ranking, self.trace, float(policies.temperature[0]))
-        walk = Walk(pricers, rule, self._correct, self.correct_full, judge)
+        walk = Walk(pricers, rule, self._correct, self.correct_full, self.row_losses, judge)
         for start in range(0, rows.size, BLOCK):
             walk.block(policies, np.arange(start, min(start + BLOCK, rows.size)), rows, tally)
 

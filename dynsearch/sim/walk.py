@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from dynsearch.sim.decide import Rule
 from dynsearch.sim.pricing import Pricer
+from dynsearch.sim.row_losses import LossSums
 from search_spaces.candidate import PolicyBatch
 
 F64 = NDArray[np.float64]
@@ -27,6 +28,7 @@ class Tally:
     right: I64  # [P]
     both: I64  # [P] rows that the full network gets right as well
     sums: list[F64]  # by workload [P, channels]
+    losses: F64  # [P, 2] row losses that rank, and their squares
     judged: F64  # [P, 3] badness, loss, standard error by another metric than the error
 
     @classmethod
@@ -37,6 +39,7 @@ class Tally:
             np.zeros(num_policies, dtype=np.int64),
             np.zeros(num_policies, dtype=np.int64),
             [np.zeros((num_policies, c)) for c in channels],
+            np.zeros((num_policies, 2)),
             np.zeros((num_policies, 3)),
         )
 
@@ -60,6 +63,7 @@ class Walk:
         rule: Rule,
         correct: Bool,
         correct_full: Bool,
+        row_losses: F64 | None = None,
         judge: JudgeBlock | None = None,
     ) -> None:
         """Put what is known of the rows into the pricers' layouts.
@@ -69,6 +73,7 @@ class Walk:
             rule: Decisions of the group, over the pricers' layouts in their order.
             correct: Whether each exit is right [N, L].
             correct_full: Whether the full network is right [N].
+            row_losses: What each exit loses on each row [N, L], where that ranks.
             judge: Figures by another metric; None: the error alone is asked for.
         """
         self._pricers, self._rule, self._judge = pricers, rule, judge
@@ -77,6 +82,7 @@ class Walk:
         self._right = first.pack(correct.T)
         self._both = first.pack((correct & correct_full[:, None]).T)
         whole = np.ones(correct_full.size, dtype=bool)
+        self._losses = None if row_losses is None else LossSums.of(row_losses, first)
         self._everyone = [p.layout.pack(whole)[None] for p in pricers]
 
     def block(self, policies: PolicyBatch, block: I64, rows: I64, tally: Tally) -> None:
@@ -122,6 +128,8 @@ class Walk:
             tally.sums[i][rows] += cost
             if i == 0:
                 tally.leave(rows, layer, left, self._right[layer], self._both[layer])
+                if self._losses is not None:
+                    tally.losses[rows] += self._losses.over(layer, left)
                 if self._where is not None:
                     gone = np.unpackbits(left, axis=1, bitorder="little")
                     self._where[here] += gone * np.uint8(layer)
