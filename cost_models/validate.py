@@ -217,8 +217,8 @@ def siblings_of(subject: Subject, subjects: Sequence[Subject]) -> list[Subject]:
 def _left_whole(subject: Subject, table: Measured, prior: Prior, residual: float) -> list[Scored]:
     before = prior_only(subject.device, prior)
     found = [_predicted(subject, table, before, residual, UNKNOWN, 0)]
-    counts = NETWORKS_GIVEN if table.family == NETWORKS else (GIVEN,)
-    counts = tuple(count for count in counts if count < len(table))
+    wanted = NETWORKS_GIVEN if table.family == NETWORKS else (GIVEN,)
+    counts = [count for count in wanted if count < len(table)]
     if counts:
         order = choose([table], subject.device, before, max(counts))
     for count in counts:
