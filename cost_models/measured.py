@@ -68,6 +68,8 @@ class Measured:
         calls: Host calls of a row [N]: how often `call_overhead_s` is paid.
         group: What is left out together when errors are estimated [N]: a model, a geometry, a
             range of shapes. Rows of equal shape must share a group.
+        task: What a row is an instance of at the coarsest, such as a pair of languages [N]; left
+            out whole where errors on unseen tasks are estimated. None: a table of one task.
         threads: Threads that shared an operator (processor cores only).
         weight_is_cached: Whether a loop re-reads the same buffers, so that weights and
             activations that fit are cached; whole networks are cold.
@@ -84,6 +86,7 @@ class Measured:
     seconds: F64
     calls: F64
     group: Names
+    task: Names | None = None
     threads: int = 1
     weight_is_cached: bool = False
     peer_s: dict[str, F64]
@@ -104,6 +107,7 @@ class Measured:
             "seconds": self.seconds[wanted],
             "calls": self.calls[wanted],
             "group": self.group[wanted],
+            "task": None if self.task is None else self.task[wanted],
             "peer_s": {name: values[wanted] for name, values in self.peer_s.items()},
             "energy": None if self.energy is None else self.energy.take(wanted),
         }
@@ -146,6 +150,7 @@ def joined(parts: Sequence[Measured]) -> Measured:
         seconds=np.concatenate([part.seconds for part in parts]),
         calls=np.concatenate([part.calls for part in parts]),
         group=np.concatenate([part.group for part in parts]),
+        task=_tasks(parts),
         peer_s={
             name: np.concatenate(
                 [part.peer_s.get(name, np.full(len(part), np.nan)) for part in parts]
@@ -153,3 +158,8 @@ def joined(parts: Sequence[Measured]) -> Measured:
             for name in names
         },
     )
+
+
+def _tasks(parts: Sequence[Measured]) -> Names | None:
+    told = [part.task for part in parts if part.task is not None]
+    return np.concatenate(told) if len(told) == len(parts) else None

@@ -13,8 +13,10 @@ the parts up, the first three jointly, the last as independent.
 
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -24,6 +26,7 @@ from cost_models.collectives import collective_time_s, log_sd_of
 from cost_models.device import Device, with_parameters
 from cost_models.energy import operator_energy_j
 from cost_models.forms import Terms, form_of
+from cost_models.profile import AXES
 from search_spaces.ops import KIND, KINDS, OpTable
 
 F64 = NDArray[np.float64]
@@ -34,6 +37,9 @@ OUTSIDE = 2.0  # errors count this much where a shape lies outside the measured 
 STEP = 1e-3  # of the logarithm of a parameter, to see what depends on it
 TINY = 1e-15  # seconds of operators that cost nothing
 MANY = 1_000_000  # cells of a table of networks and shapes that is still dense
+
+MATMULS = ("matmul", "grouped_matmul")  # kinds whose ranges a profile states without a kind
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +73,9 @@ def price_ops(
 ) -> OpCosts:
     """Cost of every operator on one device.
 
+    Shapes outside those that the device's profile has measured are priced with a wider interval,
+    and logged as a warning, once in a process: see `outside_warnings`.
+
     Args:
         ops: R operators.
         device: What charges for them.
@@ -77,6 +86,8 @@ def price_ops(
     Returns:
         Times and energies multiplied by `ops.count`.
     """
+    for text in outside_warnings(ops, device):
+        _warn_once(text)
     once = operator_time_s(ops, device, threads=threads, working_set_bytes=working_set_bytes)
     time = once * ops.count
     cost = OpCosts(
@@ -241,7 +252,7 @@ def is_outside(ops: OpTable, device: Device) -> NDArray[np.bool_]:
     outside = np.zeros(len(ops), dtype=bool)
     if device.profile is None:
         return outside
-    matmul = (ops.kind == KIND["matmul"]) | (ops.kind == KIND["grouped_matmul"])
+    matmul = np.isin(ops.kind, [KIND[name] for name in MATMULS])
     for key, (low, high) in device.profile.covered.items():
         kind, _, axis = key.rpartition(".")
         size = getattr(ops, axis)
@@ -251,17 +262,33 @@ def is_outside(ops: OpTable, device: Device) -> NDArray[np.bool_]:
 
 
 def outside_warnings(ops: OpTable, device: Device) -> tuple[str, ...]:
-    """One line for each kind with operators outside the shapes that the profile was fitted to."""
+    """One line for each kind with operators outside the shapes that the profile was fitted to.
+
+    Lines name profile, kind and measured ranges, not the operators, so that equal lines say the
+    same of a whole run.
+    """
     outside = is_outside(ops, device)
     if device.profile is None or not outside.any():
         return ()
-    name = device.profile.name
-    return tuple(
-        f"profile {name}: {(outside & (ops.kind == k)).sum()} of {(ops.kind == k).sum()} "
-        f"{KINDS[k]} operators lie outside the measured shapes; their interval is "
-        f"{OUTSIDE:g} times as wide, measure such shapes to narrow it"
-        for k in np.unique(ops.kind[outside])
-    )
+    name, covered = device.profile.name, device.profile.covered
+    lines = []
+    for kind in (KINDS[k] for k in np.unique(ops.kind[outside])):
+        keys = AXES if kind in MATMULS else tuple(f"{kind}.{axis}" for axis in AXES)
+        ranges = ", ".join(
+            f"{key.rpartition('.')[2]} from {covered[key][0]:g} to {covered[key][1]:g}"
+            for key in keys
+            if key in covered
+        )
+        lines.append(
+            f"profile {name}: some {kind} operators lie outside the measured shapes ({ranges}); "
+            f"their interval is {OUTSIDE:g} times as wide, measure such shapes to narrow it"
+        )
+    return tuple(lines)
+
+
+@cache
+def _warn_once(text: str) -> None:
+    _LOG.warning(text)
 
 
 def _parameter_log_sd(

@@ -18,6 +18,8 @@ F64 = NDArray[np.float64]
 KNOWN = "groups left out"
 ROW = "row left out"  # energy, where a device has a handful of rows
 UNKNOWN = "device left out"
+TASK = "task left out"
+RELATIVE = "beside relatives"
 POOLED = "all"  # device of rows over every device of a family
 
 
@@ -79,7 +81,7 @@ def calibrated(scored: Sequence[Scored]) -> list[Scored]:
 
 
 def _protocol(s: Scored) -> tuple[object, ...]:
-    return s.subject.device.kind, s.table.family, s.rows_seen, s.subject.training
+    return s.protocol, s.subject.device.kind, s.table.family, s.rows_seen, s.subject.training
 
 
 def _by_device(scored: Sequence[Scored], values: Sequence[F64]) -> dict[str, F64]:
@@ -129,7 +131,7 @@ def _score(group: Sequence[Scored], *, dtype: str, pooled: bool) -> Score:
         dtype=dtype,
         level="model" if first.table.family == "end_to_end" else "operator",
         training=first.table.training,
-        known_device=first.protocol != UNKNOWN,
+        known_device=first.protocol in (KNOWN, ROW),
         protocol=first.protocol,
         rows_seen=first.rows_seen,
         **agreement(

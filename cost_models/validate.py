@@ -1,10 +1,12 @@
 """Predicted beside measured, on rows that no fit had seen: the table that says what to believe.
 
-Three protocols, never mixed:
+Protocols, never mixed; a number is how many rows, chosen by information, a fit was given:
 
     groups left out         the device was measured; whole models, geometries or shape ranges not
-    device left out         nothing of the device was measured; parameters come from its siblings
-    device left out, 30     the same, and 30 rows of a family, chosen by information, are given
+    device left out, 0      nothing of the device was measured; parameters come from its siblings
+    device left out, 30     the same, and 30 rows of a family; of whole networks 10 and 20, too
+    task left out, 50       50 networks of other tasks were measured on the device, nothing else
+    beside relatives, 10    10 networks set a factor on what devices of the same runtime took
 
 Intervals never come from the errors that they are scored on: known devices use the other folds,
 unknown ones other devices under the same protocol.
@@ -33,18 +35,32 @@ from cost_models.calibrate.posterior import (
     prior_only,
     sibling_prior,
 )
+from cost_models.calibrate.sibling import Sibling, sibling_of, transfer
 from cost_models.calibrate.subjects import Subject, gather
 from cost_models.measured import Measured
 from cost_models.roofline import roofline_rows
 from cost_models.score_others import other_families
-from cost_models.scored import KNOWN, POOLED, UNKNOWN, Scored, calibrated, scores
+from cost_models.scored import (
+    KNOWN,
+    POOLED,
+    RELATIVE,
+    TASK,
+    UNKNOWN,
+    Scored,
+    calibrated,
+    scores,
+)
 from cost_models.scores import Score
 from search_spaces.errors import InputError, Problem
 
 F64 = NDArray[np.float64]
 
 GIVEN = 30  # rows of an unknown device
-__all__ = ["GIVEN", "KNOWN", "POOLED", "UNKNOWN", "Report", "validate"]
+NETWORKS = "end_to_end"
+NETWORKS_GIVEN = (10, 20, GIVEN)  # the same of whole networks, each the first of one order
+TASK_GIVEN = 50  # networks of other tasks
+RELATIVE_GIVEN = (5, 10)  # networks beside measured relatives
+__all__ = ["GIVEN", "KNOWN", "POOLED", "RELATIVE", "TASK", "UNKNOWN", "Report", "validate"]
 
 ROWS = 2500  # that one fit looks at
 LARGEST = 3000  # rows of a table that are scored; more are thinned
@@ -129,18 +145,8 @@ def known_devices(
         for number, table in enumerate(subject.tables):
             part = _part(found, number)
             sd = cross_conformal(part.log_error, part.parameter_log_sd, part.fold)
-            scored.append(
-                Scored(
-                    table=table,
-                    subject=subject,
-                    protocol=KNOWN,
-                    rows_seen=0,
-                    measured=table.seconds,
-                    predicted=table.seconds / np.exp(part.log_error),
-                    plain=roofline_rows(table, subject.device),
-                    log_sd=sd,
-                )
-            )
+            predicted = table.seconds / np.exp(part.log_error)
+            scored.append(_scored(subject, table, predicted, sd, KNOWN, 0))
             key = (subject.name, table.family)
             residual[key] = total_log_sd(part.log_error, part.parameter_log_sd)
     return scored, residual
@@ -162,8 +168,9 @@ def unknown_devices(
     residual: dict[tuple[str, str], float],
     tell: Callable[[float, str], None],
 ) -> list[Scored]:
-    """Whole devices left out: with none and with GIVEN of their rows."""
+    """Whole devices left out, with none and with few of their rows; and whole tasks."""
     fitted = {s.name: fit_rows(s.tables, s.device, limit=ROWS) for s in subjects}
+    kin = {s.name: relative_of(s) for s in subjects}
     scored: list[Scored] = []
     for i, subject in enumerate(subjects):
         tell(i / len(subjects), subject.name)
@@ -171,6 +178,9 @@ def unknown_devices(
         if not siblings:
             continue
         prior = sibling_prior(default_prior(subject.device), [fitted[s.name] for s in siblings])
+        relatives = [
+            k for s in siblings if s.runtime == subject.runtime and (k := kin[s.name]) is not None
+        ]
         for table in subject.tables:
             lent = [
                 residual[s.name, table.family]
@@ -179,7 +189,16 @@ def unknown_devices(
             ]
             own = float(np.median(lent)) if lent else UNSEEN
             scored += _left_whole(subject, table, prior, own)
+            scored += _left_tasks(subject, table, prior, own)
+            if table.family == NETWORKS and relatives:
+                scored += _beside_relatives(subject, table, prior, relatives, own)
     return calibrated(scored)
+
+
+def relative_of(subject: Subject) -> Sibling | None:
+    """A subject as a relative of others: its whole networks; None where it has none."""
+    networks = [t for t in subject.tables if t.family == NETWORKS]
+    return sibling_of(networks, subject.device) if networks else None
 
 
 def siblings_of(subject: Subject, subjects: Sequence[Subject]) -> list[Subject]:
@@ -196,25 +215,79 @@ def siblings_of(subject: Subject, subjects: Sequence[Subject]) -> list[Subject]:
 
 
 def _left_whole(subject: Subject, table: Measured, prior: Prior, residual: float) -> list[Scored]:
-    def score(posterior: Posterior, rows: Measured, seen: int) -> Scored:
-        seconds, spread = predict_with_spread([rows], subject.device, posterior)
-        return Scored(
-            table=rows,
-            subject=subject,
-            protocol=UNKNOWN,
-            rows_seen=seen,
-            measured=rows.seconds,
-            predicted=seconds,
-            plain=roofline_rows(rows, subject.device),
-            log_sd=np.hypot(spread, residual),
-        )
-
     before = prior_only(subject.device, prior)
-    found = [score(before, table, 0)]
-    if len(table) > GIVEN:
-        chosen = choose([table], subject.device, before, GIVEN)
-        given = fit_rows([table.take(chosen)], subject.device, prior=prior)
-        others = np.ones(len(table), dtype=bool)
-        others[chosen] = False
-        found.append(score(given, table.take(others), GIVEN))
+    found = [_predicted(subject, table, before, residual, UNKNOWN, 0)]
+    wanted = NETWORKS_GIVEN if table.family == NETWORKS else (GIVEN,)
+    counts = [count for count in wanted if count < len(table)]
+    if counts:
+        order = choose([table], subject.device, before, max(counts))
+    for count in counts:
+        given = fit_rows([table.take(order[:count])], subject.device, prior=prior)
+        others = np.setdiff1d(np.arange(len(table)), order[:count])
+        rows = table.take(others)
+        found.append(_predicted(subject, rows, given, residual, UNKNOWN, count))
     return found
+
+
+def _left_tasks(subject: Subject, table: Measured, prior: Prior, residual: float) -> list[Scored]:
+    """Each task of a table left out in turn, TASK_GIVEN rows of the others given."""
+    found = []
+    for name in () if table.task is None else np.unique(table.task):
+        others = table.take(table.task != name)
+        if len(others) < TASK_GIVEN:
+            continue
+        before = prior_only(subject.device, prior)
+        chosen = choose([others], subject.device, before, TASK_GIVEN)
+        given = fit_rows([others.take(chosen)], subject.device, prior=prior)
+        rows = table.take(table.task == name)
+        found.append(_predicted(subject, rows, given, residual, TASK, TASK_GIVEN))
+    return found
+
+
+def _beside_relatives(
+    subject: Subject,
+    table: Measured,
+    prior: Prior,
+    relatives: Sequence[Sibling],
+    residual: float,
+) -> list[Scored]:
+    """A few networks, and what relatives took; no row shares a group with them."""
+    order = choose([table], subject.device, prior_only(subject.device, prior), max(RELATIVE_GIVEN))
+    found = []
+    for count in RELATIVE_GIVEN:
+        chosen = order[:count]
+        others = ~np.isin(table.group, table.group[chosen])
+        if len(chosen) < count or not others.any():
+            continue
+        rows = table.take(others)
+        seconds = transfer(table.take(chosen), relatives).predict(rows)
+        spread = np.full(len(rows), residual)
+        found.append(_scored(subject, rows, seconds, spread, RELATIVE, count))
+    return found
+
+
+def _predicted(
+    subject: Subject,
+    rows: Measured,
+    posterior: Posterior,
+    residual: float,
+    protocol: str,
+    seen: int,
+) -> Scored:
+    seconds, spread = predict_with_spread([rows], subject.device, posterior)
+    return _scored(subject, rows, seconds, np.hypot(spread, residual), protocol, seen)
+
+
+def _scored(
+    subject: Subject, rows: Measured, seconds: F64, log_sd: F64, protocol: str, seen: int
+) -> Scored:
+    return Scored(
+        table=rows,
+        subject=subject,
+        protocol=protocol,
+        rows_seen=seen,
+        measured=rows.seconds,
+        predicted=seconds,
+        plain=roofline_rows(rows, subject.device),
+        log_sd=log_sd,
+    )

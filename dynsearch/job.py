@@ -17,7 +17,7 @@ import tomli_w
 from pydantic import Field, PrivateAttr, ValidationError, field_validator
 
 from dynsearch.errors import InputError, Problem
-from dynsearch.job_checks import device_path, world_problems
+from dynsearch.job_checks import device_path, short_name, world_problems
 from dynsearch.job_problems import problems_of
 from dynsearch.job_tables import (
     COSTS,
@@ -194,7 +194,7 @@ def job_hash(job: Job, *, model_hash: str, data_hash: str) -> str:
         "schema_version": SCHEMA_VERSION,
         "model": model_hash,
         "data": data_hash,
-        "devices": sorted(Path(name).stem for name in job.devices),
+        "devices": sorted(short_name(name) for name in job.devices),
         **{key: dump[key] for key in ("space", "training", "workload", "objectives", "budgets")},
         **{key: dump["search"][key] for key in ("sampler", "seed")},
     }

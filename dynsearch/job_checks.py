@@ -59,6 +59,14 @@ def device_path(name: str, base: Path) -> str:
     return str((base / Path(name).expanduser()).resolve())
 
 
+def short_name(name: str) -> str:
+    """A device as run folders and hashes name it: a file without folder and ending.
+
+    Any other name stands whole, because a runtime in it may hold dots ("m1@whisper.cpp-t8").
+    """
+    return Path(name).stem if name.endswith(".toml") else name
+
+
 def _device_problems(
     key: str, devices: Any, file: str, base: Path, check_files: bool
 ) -> list[Problem]:

@@ -16,7 +16,7 @@ from dynsearch.commands.devices import calibrate, is_calibrated, local_file
 from dynsearch.errors import InputError
 from dynsearch.evaluate import Scene
 from dynsearch.job import Job, job_from_dict, job_hash
-from dynsearch.job_checks import LOCAL
+from dynsearch.job_checks import LOCAL, short_name
 from dynsearch.progress import Progress, make_progress
 from dynsearch.quality.opening import Material, open_material, open_quality
 from dynsearch.quality.source import SupernetQuality
@@ -131,7 +131,7 @@ def same_material(job: Job, run: Run) -> Material:
 
 def _device(name: str, job: Job, run: Run, progress: Progress) -> Device:
     """A device as the run began with it: its file is copied into the run folder once."""
-    mine = run.path / "devices" / f"{Path(name).stem}.toml"
+    mine = run.path / "devices" / f"{short_name(name)}.toml"
     if mine.is_file():
         return load_device(mine)
     if name == LOCAL:

@@ -20,6 +20,7 @@ from dynsearch.job import (
     override,
     resolve_to_toml,
 )
+from dynsearch.job_checks import short_name
 
 HASHES = {"model_hash": "a" * 64, "data_hash": "b" * 64}
 
@@ -360,3 +361,8 @@ def test_one_text_column_or_the_two_of_a_pair(tmp_path: Path) -> None:
         assert job.data.text_columns == columns
         again = tomllib.loads(resolve_to_toml(job))
         assert check(again).data.text_columns == columns
+
+
+def test_devices_of_two_runtimes_with_dots_are_two_files_and_two_hashes() -> None:
+    assert short_name("box@whisper.cpp-t1") != short_name("box@whisper.cpp-t2")
+    assert short_name("/there/mine.toml") == "mine"

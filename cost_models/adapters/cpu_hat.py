@@ -102,6 +102,7 @@ def _sentences(table: CsvTable, device: str) -> Measured:
         seconds=seconds,
         calls=np.asarray(1.0 + steps, dtype=np.float64),
         group=_groups(table),
+        task=table.text("task"),
         threads=THREADS[device],
         peer_s={},
     )

@@ -263,6 +263,7 @@ def _task(
         group=rows.group,
         table=rows.table,
         weight=weight,
+        spoilt=rows.network,
         mean=np.log([p.value[n] for n in names]),
         log_sd=np.array([p.log_sd[n] for n in names]),
         top=np.log([known[n].ceiling or math.inf for n in names]),

@@ -38,6 +38,7 @@ class Prepared:
     seconds: F64  # [N]
     group: I64  # [N] numbers of groups; equal names are one group across tables
     table: I64  # [N] which of the measured tables a row is from
+    network: NDArray[np.bool_]  # [N] whether a row is a whole network
     threads: int
 
     def __len__(self) -> int:
@@ -102,6 +103,9 @@ def prepare(measured: Sequence[Measured], *, threads: int | None = None) -> Prep
         seconds=np.concatenate([part.seconds for part in measured]),
         group=np.unique(names, return_inverse=True)[1],
         table=np.repeat(np.arange(len(measured)), [len(part) for part in measured]),
+        network=np.repeat(
+            [part.family == "end_to_end" for part in measured], [len(part) for part in measured]
+        ),
         threads=_threads(measured) if threads is None else threads,
     )
 

@@ -26,6 +26,7 @@ from cost_models.calibrate.subjects import Subject, gather
 from cost_models.calibrate.write import profile_text
 from cost_models.device import Device
 from cost_models.forms import form_of
+from cost_models.price import MATMULS
 from cost_models.profile import PROFILES, Profile
 from search_spaces.errors import InputError
 from search_spaces.ops import KIND, KINDS, OpTable
@@ -35,7 +36,6 @@ F64 = NDArray[np.float64]
 TOOL = "cost_models.calibrate.ship"
 FEWEST = 5  # rows of a profile
 LEARNED = 0.9  # a parameter is fitted where its spread fell below this share of the prior's
-MATMULS = ("matmul", "grouped_matmul")
 
 
 def ship(root: Path, out: Path = PROFILES, *, only: str = "") -> list[str]:

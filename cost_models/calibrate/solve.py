@@ -4,9 +4,11 @@
 
 with r = log(measured / predicted) and x the logarithms of the parameters: beyond c sigma a row
 counts linearly (pseudo-Huber; Barron, "A General and Adaptive Robust Loss Function", CVPR 2019,
-alpha = 1), while the Gaussian prior stays quadratic. w = 1 / design effect (Kish, "Survey
-Sampling", 1965, section 5.4): rows of one group err together, so thousands of them tell less
-than as many independent ones.
+alpha = 1), while the Gaussian prior stays quadratic. Rows that may be spoilt as a whole (a network
+on a board that throttled, a first run) count less the further out they lie, once the bulk is met
+closely: c^2 log(1 + (r / c sigma)^2) (Cauchy; there alpha = 0). Where it is not, what lies far out
+is missed by the form. w = 1 / design effect (Kish, "Survey Sampling", 1965, section 5.4): rows of
+one group err together, so thousands of them tell less than as many independent ones.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ EVALUATIONS = 40  # of the model with all its slopes, at most
 SIGMA_START = 0.1  # log noise before anything is known, with the weight of SIGMA_ROWS rows
 SIGMA_ROWS = 5.0
 SIGMA_FLOOR = 0.02
+CLOSE = SIGMA_START / 2  # log noise of a bulk beside which a row far out is a spoilt one
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +42,7 @@ class Task:
         group: Number of the group of each row [N].
         table: Number of the table of each row [N]; noise and design effect are a table's own.
         weight: Importance of each row [N], 1 for a plain one.
+        spoilt: Whether a row may have gone wrong as a whole [N].
         mean: Prior of the logarithms [P].
         log_sd: Its width [P].
         top: Logarithms of the largest legal values [P], infinite where there is none.
@@ -49,6 +53,7 @@ class Task:
     group: I64
     table: I64
     weight: F64
+    spoilt: NDArray[np.bool_]
     mean: F64
     log_sd: F64
     top: F64
@@ -91,19 +96,21 @@ def maximum(task: Task, *, start: F64 | None = None, evaluations: int = EVALUATI
     x[still] = np.minimum(task.mean, task.top)[still]
     rows = task.log_seconds.size
     sigma, effect, used = np.full(rows, SIGMA_START), np.ones(rows), 0
+    doubted = np.zeros(rows, dtype=bool)
     for _ in range(2):
-        x, count = _solve(task, x, moving, sigma, effect, evaluations)
+        x, count = _solve(task, x, moving, sigma, effect, doubted, evaluations)
         used += count
         residual = task.log_seconds - task.log_predict(x)
         for part in np.unique(task.table):
             mine = task.table == part
             sigma[mine] = noise(residual[mine])
             effect[mine] = design_effect(residual[mine], task.group[mine])
+            doubted[mine] = task.spoilt[mine] & (bulk(residual[mine]) < CLOSE)
     predicted = task.log_seconds - residual
     jacobian = slopes(task.log_predict, x, task.top, predicted, moving)
     return Solution(
         x=x,
-        covariance=_covariance(task, jacobian, moving, residual, sigma, effect),
+        covariance=_covariance(task, jacobian, moving, residual, sigma, effect, doubted),
         residual=residual,
         sigma=sigma,
         design_effect=effect,
@@ -126,7 +133,13 @@ def _moving(task: Task, x: F64) -> I64:
 
 
 def _solve(
-    task: Task, x: F64, moving: I64, sigma: F64, effect: F64, evaluations: int
+    task: Task,
+    x: F64,
+    moving: I64,
+    sigma: F64,
+    effect: F64,
+    doubted: NDArray[np.bool_],
+    evaluations: int,
 ) -> tuple[F64, int]:
     """Minimum over the moving parameters; the others stay where they are."""
     if moving.size == 0:
@@ -151,8 +164,7 @@ def _solve(
 
     def loss(z: F64) -> F64:
         rho = np.stack([z, np.ones_like(z), np.zeros_like(z)])
-        root = np.sqrt(1 + z[:rows])
-        rho[:, :rows] = weight * np.stack([2 * (root - 1), 1 / root, -0.5 / root**3])
+        rho[:, :rows] = weight * np.where(doubted, _cauchy(z[:rows]), _huber(z[:rows]))
         return rho
 
     found = least_squares(
@@ -170,11 +182,29 @@ def _solve(
     return whole(found.x), int(found.nfev)
 
 
+def _huber(z: F64) -> F64:
+    """Pseudo-Huber loss of z = (r / c sigma)^2 with two derivatives [3, N]."""
+    root = np.sqrt(1 + z)
+    return np.stack([2 * (root - 1), 1 / root, -0.5 / root**3])
+
+
+def _cauchy(z: F64) -> F64:
+    """The loss of rows that may be spoilt, likewise [3, N]."""
+    return np.stack([np.log1p(z), 1 / (1 + z), -1 / (1 + z) ** 2])
+
+
 def _covariance(
-    task: Task, jacobian: F64, moving: I64, residual: F64, sigma: F64, effect: F64
+    task: Task,
+    jacobian: F64,
+    moving: I64,
+    residual: F64,
+    sigma: F64,
+    effect: F64,
+    doubted: NDArray[np.bool_],
 ) -> F64:
     """Inverse of the posterior's curvature [P, P]; the prior's where no row tells anything."""
-    robust = 1 / np.sqrt(1 + (residual / (ROBUST_FROM * sigma)) ** 2)
+    z = (residual / (ROBUST_FROM * sigma)) ** 2
+    robust = np.where(doubted, _cauchy(z)[1], _huber(z)[1])
     weight = task.weight * robust / effect / sigma**2
     precision = np.diag(1 / task.log_sd**2)
     precision[np.ix_(moving, moving)] += jacobian.T @ (weight[:, None] * jacobian)
@@ -182,10 +212,15 @@ def _covariance(
     return found
 
 
+def bulk(residual: F64) -> float:
+    """Log noise of the bulk of the rows: 1.48 median |r|."""
+    return float(1.4826 * np.median(np.abs(residual)))
+
+
 def noise(residual: F64) -> float:
-    """Log noise of the bulk of the rows: 1.48 median |r|, drawn to SIGMA_START where few."""
-    bulk = (1.4826 * np.median(np.abs(residual))) ** 2
-    mixed = (SIGMA_ROWS * SIGMA_START**2 + residual.size * bulk) / (SIGMA_ROWS + residual.size)
+    """That of the bulk, drawn to SIGMA_START where rows are few."""
+    variance = bulk(residual) ** 2
+    mixed = (SIGMA_ROWS * SIGMA_START**2 + residual.size * variance) / (SIGMA_ROWS + residual.size)
     return max(SIGMA_FLOOR, float(np.sqrt(mixed)))
 
 

@@ -113,8 +113,11 @@ def _covered(rows: Sequence[Score]) -> list[str]:
 LEGEND = (
     "MAPE is the mean of |predicted / measured - 1| over rows that no fit had seen. *Groups left "
     "out*: the device was measured, but whole models, geometries or ranges of shapes were not. "
-    "*Device left out*: nothing of the device was measured; *30 rows*: 30 of its rows, chosen by "
-    "information, were. Defaults of the forms were chosen with rows of these devices in view, so "
+    "*Device left out*: nothing of the device was measured; *10, 20, 30 rows*: so many of its "
+    "rows, chosen by information, were. *Task left out*: all that was measured on the device is "
+    "50 networks of other tasks. *Beside relatives*: 5 or 10 networks of the device, and what "
+    "measured devices of the same runtime took; rows that share a geometry with the given ones "
+    "are not scored. Defaults of the forms were chosen with rows of these devices in view, so "
     "lines of devices left out are too good by an unknown amount, above all those of the TPU. "
     "Coverage is the share of rows inside their 90 % interval, width the geometric mean of its "
     "upper over its lower end, minus 1. The roofline is that of the datasheet; energy has full "

@@ -175,6 +175,19 @@ def test_shapes_outside_the_measured_range_are_told_by_kind_and_profile(
 ) -> None:
     bare, fitted = make_device(), replace(make_device(), profile=PROFILE)
     (line,) = outside_warnings(make_ops(m=[512, 513, 9999], k=[64, 64, 64]), fitted)
-    assert line.startswith("profile p: 2 of 3 matmul operators lie outside the measured shapes")
+    assert line.startswith(
+        "profile p: some matmul operators lie outside the measured shapes (m from 1 to 512"
+    )
     assert outside_warnings(make_ops(m=512, k=64), fitted) == ()
     assert outside_warnings(make_ops(m=10**6), bare) == ()
+
+
+def test_whoever_prices_shapes_outside_the_measured_range_is_warned_once(
+    make_ops: MakeOps, make_device: MakeDevice, caplog: pytest.LogCaptureFixture
+) -> None:
+    device = replace(make_device(), profile=replace(PROFILE, name="warned of once"))
+    for m in (64, 513, 9999):
+        price_ops(make_ops(m=m, k=64), device)
+    (record,) = [r for r in caplog.records if "warned of once" in r.getMessage()]
+    assert record.levelname == "WARNING"
+    assert "their interval is 2 times as wide" in record.getMessage()

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from cost_models import profile as profiles
 from cost_models.calibrate.write import profile_text
 from cost_models.device import device_names, load_device
+from cost_models.price import price_ops
 from cost_models.profile import Profile, load_profile, profile_file, profile_names
 from search_spaces.errors import InputError
+
+from .calibrate.synthetic import matmuls
 
 NAME = "nvidia-a100-80g-sxm"
 PROFILE = Profile(
@@ -109,3 +113,15 @@ def test_every_shipped_profile_fits_its_device() -> None:
         assert laid.profile is not None
         assert laid.profile.n > 0
         assert laid.profile.sources
+
+
+@pytest.mark.parametrize(
+    "device", ["raspberry-pi-4", "intel-xeon-e5-2640-v4", "intel-xeon-8375c-c6i-2xlarge"]
+)
+def test_measured_processors_are_priced_more_surely_than_from_their_datasheet(device: str) -> None:
+    plain, fitted = load_device(device), load_device(f"{device}@torch-eager")
+    ops = matmuls([64, 128], [768, 512], [512, 1024], dtype="fp32")
+    assert fitted.origin == f"profile:{device}--torch-eager"
+    before, after = price_ops(ops, plain), price_ops(ops, fitted)
+    assert not np.allclose(before.time_s, after.time_s, rtol=0.05)
+    assert np.all(after.high_s / after.low_s < before.high_s / before.low_s)

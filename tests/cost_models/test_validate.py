@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import cost_models.adapters as adapters
+from cost_models.calibrate.subjects import Subject
+from cost_models.device import load_device
+from cost_models.scored import Scored
 from cost_models.scores import Score
-from cost_models.validate import GIVEN, KNOWN, POOLED, UNKNOWN, Report, validate
+from cost_models.validate import (
+    GIVEN,
+    KNOWN,
+    POOLED,
+    RELATIVE,
+    TASK,
+    UNKNOWN,
+    Report,
+    unknown_devices,
+    validate,
+)
 from search_spaces.errors import InputError
 
+from .calibrate.synthetic import measured_on
 from .made_up import DEVICES, MadeUp, write_folder
 
 NOISE = 0.05
@@ -84,3 +100,41 @@ def test_a_folder_that_nobody_can_read_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.csv").write_text("who,what\nx,y\n")
     with pytest.raises(InputError, match=r"columns = x\.csv: no adapter knows"):
         validate(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def networks() -> list[Scored]:
+    """Whole networks of two tasks on two devices."""
+    subjects = []
+    for name in DEVICES[:2]:
+        device = load_device(name)
+        table = measured_on(device, {}, np.random.default_rng(1), rows=120, noise=NOISE)
+        task = np.where(np.arange(120) < 60, "one", "two")
+        table = replace(table, family="end_to_end", task=task)
+        subjects.append(Subject(device=device, runtime="test", training=False, tables=(table,)))
+    return unknown_devices(subjects, {}, lambda share, text: None)
+
+
+def test_whole_networks_are_scored_with_10_20_and_30_of_their_own(networks: list[Scored]) -> None:
+    mine = [s for s in networks if s.subject.device.name == DEVICES[0] and s.protocol == UNKNOWN]
+    assert [(s.rows_seen, len(s.table)) for s in mine] == [
+        (0, 120),
+        (10, 110),
+        (20, 100),
+        (30, 90),
+    ]
+
+
+def test_a_task_is_scored_by_a_fit_that_saw_50_rows_of_the_others(networks: list[Scored]) -> None:
+    mine = [s for s in networks if s.subject.device.name == DEVICES[0] and s.protocol == TASK]
+    assert [set(s.table.task.tolist()) for s in mine] == [{"one"}, {"two"}]  # type: ignore[union-attr]
+    assert {(s.rows_seen, len(s.table)) for s in mine} == {(50, 60)}
+    assert all(np.abs(s.error).mean() < 1.6 * NOISE for s in mine)
+
+
+def test_rows_beside_relatives_share_no_group_with_the_given_ones(networks: list[Scored]) -> None:
+    mine = [s for s in networks if s.subject.device.name == DEVICES[0] and s.protocol == RELATIVE]
+    assert [s.rows_seen for s in mine] == [5, 10]
+    few, more = (set(s.table.group.tolist()) for s in mine)
+    assert more < few
+    assert np.abs(mine[1].error).mean() < 1.6 * NOISE

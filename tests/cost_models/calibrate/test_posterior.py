@@ -72,6 +72,21 @@ def test_a_tenth_of_wild_rows_moves_nothing_much(gpu: Device) -> None:
         assert found.model[name] == pytest.approx(value, rel=0.08), name
 
 
+def test_two_spoilt_networks_of_twenty_move_less_than_two_operators_that_a_form_misses(
+    gpu: Device,
+) -> None:
+    rows = measured_on(gpu, TRUTH["gpu"], np.random.default_rng(2), rows=20, noise=0.01)
+    spoilt = replace(rows, seconds=rows.seconds * np.where(np.arange(20) % 10 == 0, 1.5, 1.0))
+    moved = {
+        family: abs(
+            np.log(predict_rows([rows], fit_rows([table], gpu).on(gpu)) / rows.seconds)
+        ).mean()
+        for family in ("end_to_end", "matmul")
+        for table in [replace(spoilt, family=family)]
+    }
+    assert moved["end_to_end"] < 0.6 * moved["matmul"]
+
+
 def test_a_ceiling_holds_whatever_the_rows_say(gpu: Device) -> None:
     rows = measured_on(
         gpu, {"efficiency_half": 1.0, "bandwidth_share_half": 1.0}, np.random.default_rng(3)
