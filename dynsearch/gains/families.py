@@ -90,6 +90,9 @@ def search_families(
         trials: Passes of each family; None: the job's.
         progress: Shows what happens.
         families: Which, in this order.
+
+    Raises:
+        KeyboardInterrupt: a search was interrupted; what was finished is kept.
     """
     material = open_material(job)
     found = []
@@ -102,6 +105,8 @@ def search_families(
         opened = replace(opened, quality=RememberingQuality.of(opened.quality, traces))
         problem, _ = problem_of(opened)
         result = run_passes(opened, problem, progress)
+        if result.stopped == "interrupted":
+            raise KeyboardInterrupt
         _, found_traces = pass_fronts(run)
         settings = {n: opened.material.space.decode(s) for n, s in result.settings.items()}
         found.append(

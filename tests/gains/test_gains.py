@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +13,8 @@ import pytest
 
 from cost_models import device as device_module
 from dynsearch.cli import run
+from dynsearch.commands.session import EXIT_STATUS, INTERRUPTED
+from dynsearch.gains import families
 from dynsearch.gains import run as gains_run
 from dynsearch.gains.cells import speed_cells
 from dynsearch.gains.formats import format_table
@@ -271,6 +274,23 @@ def test_formats_threads_and_speed_ups_are_ratios_to_the_right_full_network():
     assert found["spearman"] is None  # of one point
     assert found["over"] == 1.0  # one second, in place of at most 0.9
     assert "too few" in "\n".join(_agreement([result]))
+
+
+@pytest.mark.ray
+def test_an_interrupt_ends_the_comparison_not_one_family(home, result, tmp_path, monkeypatch):
+    begun = []
+
+    def stopped(opened, problem, progress):
+        begun.append(opened.job.name)
+        return replace(run_passes(opened, problem, progress), stopped="interrupted")
+
+    run_passes = families.run_passes
+    monkeypatch.setattr(families, "run_passes", stopped)
+    monkeypatch.setenv("DYNSEARCH_CACHE", str(home / "cache"))
+    options = ["--out", str(tmp_path / "out"), "--formats", "fp32", "-q"]
+    assert run(["gains", str(home / "job.toml"), *options]) == EXIT_STATUS[INTERRUPTED]
+    assert len(begun) == 1
+    assert not (tmp_path / "out" / "tiny-seed0" / "named.json").exists()
 
 
 def test_families_are_compared_by_accuracy_alone(home, tmp_path, capsys):
