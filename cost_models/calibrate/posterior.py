@@ -12,7 +12,7 @@ counts.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -251,14 +251,18 @@ def _task(
 ) -> Task:
     known = parameters_of(device.kind)
 
-    def log_predict(x: F64) -> F64:
-        tried = with_parameters(device, dict(zip(names, np.exp(x), strict=True)))
-        found: F64 = np.log(rows.predict(tried))
-        return found
+    def predictor(part: Prepared) -> Callable[[F64], F64]:
+        def log_predict(x: F64) -> F64:
+            tried = with_parameters(device, dict(zip(names, np.exp(x), strict=True)))
+            found: F64 = np.log(part.predict(tried))
+            return found
+
+        return log_predict
 
     p = prior or default_prior(device, names)
     return Task(
-        log_predict=log_predict,
+        log_predict=predictor(rows),
+        narrowed=lambda part: predictor(rows.take(part)),
         log_seconds=np.log(rows.seconds),
         group=rows.group,
         table=rows.table,
