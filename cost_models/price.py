@@ -1,5 +1,7 @@
 """Operator table -> seconds and joules on a device, with intervals and where they come from.
 
+Seconds are those of the form, times what was learned of a device that was measured often.
+
 Errors are standard deviations of log(true / predicted), in four parts that propagate differently:
 
     shared      a device's clock and its state: moves everything on the device together
@@ -24,6 +26,7 @@ from cost_models.collectives import collective_time_s, log_sd_of
 from cost_models.device import Device, with_parameters
 from cost_models.energy import operator_energy_j
 from cost_models.forms import Terms, form_of
+from cost_models.learned import factor, unsure
 from search_spaces.ops import KIND, KINDS, OpTable
 
 F64 = NDArray[np.float64]
@@ -152,6 +155,7 @@ def operator_time_s(
     once = form_of(device.kind).operator_time_s(
         ops, device, threads=threads, working_set_bytes=working_set_bytes
     )
+    once = once * factor(ops, device.learned)
     linked = ops.kind == KIND["collective"]
     if linked.any():
         once[linked] = collective_time_s(ops.take(linked), device.name)
@@ -166,8 +170,10 @@ def price_terms(
     working_set_bytes: float | NDArray[Any] | None = None,
 ) -> Terms:
     """What the times of `price_ops` consist of, times `ops.count`; arguments as there."""
-    once = form_of(device.kind).operator_terms(
-        ops, device, threads=threads, working_set_bytes=working_set_bytes
+    once = (
+        form_of(device.kind)
+        .operator_terms(ops, device, threads=threads, working_set_bytes=working_set_bytes)
+        .scaled(factor(ops, device.learned))
     )
     linked = ops.kind == KIND["collective"]
     if linked.any():  # a link's time does not split into memory and arithmetic
@@ -214,6 +220,7 @@ def shared_log_sd(device: Device) -> float:
 def residual_log_sd(ops: OpTable, device: Device) -> F64:
     """Error of each operator's shape [R], wider outside the shapes that were measured."""
     found = _by_kind(ops, device, "residual_log_sd", form_of(device.kind).RESIDUAL_LOG_SD)
+    found = np.hypot(found, unsure(ops, device.learned))
     linked = ops.kind == KIND["collective"]
     link_sd = log_sd_of(device.name) if linked.any() else math.nan
     return found if math.isnan(link_sd) else np.where(linked, link_sd, found)

@@ -123,7 +123,7 @@ def known_devices(
     for i, subject in enumerate(subjects):
         tell(i / len(subjects), subject.name)
         try:
-            found = left_out(subject.tables, subject.device, limit=ROWS)
+            found = left_out(subject.tables, subject.device, limit=ROWS, learning=True)
         except InputError:  # a single row or group: nothing to leave out
             continue
         for number, table in enumerate(subject.tables):

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,7 @@ from cost_models.calibrate.beliefs import (
     prior_only,
     sibling_prior,
 )
+from cost_models.calibrate.learn import learn
 from cost_models.calibrate.rows import Prepared, prepare
 from cost_models.calibrate.solve import EVALUATIONS, Solution, Task, maximum, slopes
 from cost_models.device import Device, with_parameters
@@ -77,6 +78,7 @@ def fit_rows(
     threads: int | None = None,
     table_weight: Sequence[float] | None = None,
     limit: int = ROWS,
+    learning: bool = False,
 ) -> Posterior:
     """Most probable parameters of a device given measured rows.
 
@@ -88,6 +90,7 @@ def fit_rows(
         threads: Threads that shared an operator; None: those of the tables.
         table_weight: Importance of the rows of each table; None: 1 for all.
         limit: Rows to look at; more are thinned evenly.
+        learning: Whether to learn what the form leaves over, too (`learn.py`).
 
     Returns:
         Parameters; those that no row depends on stay at their prior.
@@ -101,7 +104,8 @@ def fit_rows(
     rows = prepare(measured, threads=threads)
     rows = rows.take(thinned(rows.table, limit))
     weight = np.ones(len(measured)) if table_weight is None else np.asarray(table_weight, float)
-    return _posterior(rows, device, prior, weight[rows.table], start=None)[0]
+    found, solution = _posterior(rows, device, prior, weight[rows.table], start=None)
+    return _with_learned(rows, device, found, solution) if learning else found
 
 
 def predict_rows(
@@ -113,7 +117,7 @@ def predict_rows(
 
 def parameter_slopes(rows: Prepared, device: Device, posterior: Posterior) -> tuple[F64, F64]:
     """Log seconds of every row [N] and their derivatives after log parameters [N, P]."""
-    task = _task(rows, device, posterior.names, np.ones(len(rows)), None)
+    task = _task(rows, posterior.on(device), posterior.names, np.ones(len(rows)), None)
     x = np.log(posterior.values)
     base = task.log_predict(x)
     return base, slopes(task.log_predict, x, task.top, base, np.arange(x.size))
@@ -146,6 +150,7 @@ def left_out(
     threads: int | None = None,
     folds: int = FOLDS,
     limit: int = ROWS,
+    learning: bool = False,
 ) -> LeftOut:
     """Errors of every row when its group was left out of the fit.
 
@@ -157,6 +162,7 @@ def left_out(
         threads: As there.
         folds: Parts that the groups are dealt into, at most one per group.
         limit: Rows that one fit looks at.
+        learning: As there; learned anew for every part, from what is left of it.
 
     Raises:
         InputError: fewer than two groups.
@@ -172,12 +178,16 @@ def left_out(
     for part in range(int(fold.max()) + 1):
         kept = np.flatnonzero(fold != part)
         kept = kept[thinned(rows.table[kept], limit)]
-        found, solution = _posterior(rows.take(kept), device, prior, np.ones(kept.size), start)
+        inside, outside = rows.take(kept), rows.take(fold == part)
+        found, solution = _posterior(inside, device, prior, np.ones(kept.size), start)
         start = solution.x
-        out = fold == part
-        base, jacobian = parameter_slopes(rows.take(out), device, found)
-        error[out] = np.log(rows.seconds[out]) - base
-        spread[out] = spread_of(jacobian, found.covariance)
+        if learning:
+            found = _with_learned(inside, device, found, solution)
+        base, jacobian = parameter_slopes(outside, device, found)
+        error[fold == part] = np.log(outside.seconds) - base
+        spread[fold == part] = np.hypot(
+            spread_of(jacobian, found.covariance), outside.unsure(found.on(device))
+        )
     return LeftOut(
         log_error=error,
         parameter_log_sd=spread,
@@ -271,6 +281,13 @@ def _task(
         log_sd=np.array([p.log_sd[n] for n in names]),
         top=np.log([known[n].ceiling or math.inf for n in names]),
     )
+
+
+def _with_learned(
+    rows: Prepared, device: Device, found: Posterior, solution: Solution
+) -> Posterior:
+    """The posterior with what its form leaves over of the rows that it was fitted to."""
+    return replace(found, learned=learn(rows, rows.once(found.on(device)), solution.residual))
 
 
 def _posterior(

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
+
 from cost_models.device import Device
 from cost_models.forms import parameters_of
+from cost_models.learned import AXES
 from cost_models.profile import SCHEMA_VERSION, Profile
 from cost_models.units import from_si, join_key, split_key
 
@@ -77,6 +80,13 @@ def _profile_lines(kind: str, p: Profile) -> list[str]:
     for name, value in sorted(p.model.items()):
         key, written = _in_unit(name, known[name].dimension, value)
         lines.append(f"{key} = {float(f'{written:.12g}')!r}")
+    for part in p.learned:
+        lines += ["", "[[profile.learned]]", f"kind = {_text(part.kind)}"]
+        lines += [f"dtype = {_text(part.dtype)}", f"log_sd = {part.log_sd:.4g}"]
+        lines.append(f"points = [  # {', '.join(AXES)}, weight")
+        for point, weight in zip(np.exp(part.points), part.weights, strict=True):
+            lines.append(f"    [{', '.join(f'{v:.5g}' for v in (*point, weight))}],")
+        lines.append("]")
     return lines
 
 
