@@ -20,6 +20,7 @@ from scipy.sparse import csr_array
 
 from cost_models.calibrate.rows import Prepared
 from cost_models.calibrate.solve import noise
+from cost_models.device import Device
 from cost_models.learned import Learned, bumps, sizes
 from search_spaces.candidate import DTYPES
 from search_spaces.ops import KINDS
@@ -29,28 +30,29 @@ I64 = NDArray[np.int64]
 
 PLENTY = 300  # rows of a kind and format
 POINTS = 100  # at most
+HELPERS = 3  # distinct operators of a row, at most
 NEW = 0.05  # share of an operator's variance that the points before it must leave open
 PENALTIES = (1.0, 4.0, 16.0)
 FOLDS = 4
 BETTER = 0.97  # left-out squared error that learning must fall below, relative to none
 
 
-def learn(rows: Prepared, once: F64, error: F64) -> tuple[Learned, ...]:
+def learn(rows: Prepared, device: Device) -> tuple[Learned, ...]:
     """What can be learned from N rows; empty where they are few or tell nothing.
 
     Args:
-        rows: Measured ones, of U distinct operators.
-        once: Seconds of one execution of each operator by the fitted form [U].
-        error: log(measured / predicted) of the rows [N].
+        rows: Measured ones.
+        device: With the parameters that were fitted to it, and nothing learned yet.
     """
-    share = rows.counts.multiply(once[None, :]).tocsr()
+    error = np.log(rows.seconds / rows.predict(device))
+    share = rows.counts.multiply(rows.once(device)[None, :]).tocsr()
     share = csr_array(share.multiply(1.0 / np.maximum(share.sum(axis=1), 1e-300)[:, None]))
     found = []
     for kind, dtype, ops, mine in _alike(rows, share):
         x = sizes(rows.ops.take(ops))
-        design = np.asarray(share[mine][:, ops] @ bumps(x, x[pivots(x)]))
-        y = np.clip(error[mine], -3 * noise(error[mine]), 3 * noise(error[mine]))
         points = x[pivots(x)]
+        design = np.asarray(share[mine][:, ops] @ bumps(x, points))
+        y = np.clip(error[mine], -3 * noise(error[mine]), 3 * noise(error[mine]))
         penalty = _penalty(design, points, y, rows.group[mine])
         if penalty is not None:
             found.append(
@@ -66,11 +68,15 @@ def learn(rows: Prepared, once: F64, error: F64) -> tuple[Learned, ...]:
 
 
 def _alike(rows: Prepared, share: csr_array) -> Iterator[tuple[str, str, I64, I64]]:
-    """(kind, format, operators, rows) where PLENTY rows run such operators alone."""
+    """(kind, format, operators, rows) where PLENTY rows run mostly such operators.
+
+    Rows of more than HELPERS distinct operators are networks: they tell of no operator.
+    """
+    small = np.diff(share.indptr) <= HELPERS
     cell = rows.ops.dtype * len(KINDS) + rows.ops.kind
     for value in np.unique(cell):
         ops = np.flatnonzero(cell == value)
-        mine = np.flatnonzero(np.asarray(share[:, ops].sum(axis=1)) > 0.99)
+        mine = np.flatnonzero(small & (np.asarray(share[:, ops].sum(axis=1)) > 0.5))
         if mine.size >= PLENTY:
             yield KINDS[value % len(KINDS)], DTYPES[value // len(KINDS)], ops, mine
 

@@ -90,7 +90,7 @@ def fit_rows(
         threads: Threads that shared an operator; None: those of the tables.
         table_weight: Importance of the rows of each table; None: 1 for all.
         limit: Rows to look at; more are thinned evenly.
-        learning: Whether to learn what the form leaves over, too (`learn.py`).
+        learning: Whether to learn what the form leaves over, too (`learn.py`), from all rows.
 
     Returns:
         Parameters; those that no row depends on stay at their prior.
@@ -101,11 +101,11 @@ def fit_rows(
     if names is None and prior is not None:
         names = tuple(prior.value)
     prior = _completed(device, names, prior)
-    rows = prepare(measured, threads=threads)
-    rows = rows.take(thinned(rows.table, limit))
+    every = prepare(measured, threads=threads)
+    rows = every.take(thinned(every.table, limit))
     weight = np.ones(len(measured)) if table_weight is None else np.asarray(table_weight, float)
-    found, solution = _posterior(rows, device, prior, weight[rows.table], start=None)
-    return _with_learned(rows, device, found, solution) if learning else found
+    found = _posterior(rows, device, prior, weight[rows.table], start=None)[0]
+    return _with_learned(every, device, found) if learning else found
 
 
 def predict_rows(
@@ -176,13 +176,12 @@ def left_out(
         )
     error, spread, start = np.empty(len(rows)), np.empty(len(rows)), None
     for part in range(int(fold.max()) + 1):
-        kept = np.flatnonzero(fold != part)
-        kept = kept[thinned(rows.table[kept], limit)]
-        inside, outside = rows.take(kept), rows.take(fold == part)
-        found, solution = _posterior(inside, device, prior, np.ones(kept.size), start)
+        kept, outside = rows.take(fold != part), rows.take(fold == part)
+        inside = kept.take(thinned(kept.table, limit))
+        found, solution = _posterior(inside, device, prior, np.ones(len(inside)), start)
         start = solution.x
         if learning:
-            found = _with_learned(inside, device, found, solution)
+            found = _with_learned(kept, device, found)
         base, jacobian = parameter_slopes(outside, device, found)
         error[fold == part] = np.log(outside.seconds) - base
         spread[fold == part] = np.hypot(
@@ -283,11 +282,9 @@ def _task(
     )
 
 
-def _with_learned(
-    rows: Prepared, device: Device, found: Posterior, solution: Solution
-) -> Posterior:
-    """The posterior with what its form leaves over of the rows that it was fitted to."""
-    return replace(found, learned=learn(rows, rows.once(found.on(device)), solution.residual))
+def _with_learned(rows: Prepared, device: Device, found: Posterior) -> Posterior:
+    """The posterior with what its form leaves over of rows of the device."""
+    return replace(found, learned=learn(rows, found.on(device)))
 
 
 def _posterior(

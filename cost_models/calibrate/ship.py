@@ -103,7 +103,7 @@ def profile_of(subject: Subject, *, today: str | None = None, rows: int = ROWS) 
         driver="",
         runtime=subject.runtime,
         threads=prepared.threads,
-        n=posterior.n,
+        n=len(subject),
         mape=_short(np.mean([ape[outside.table == t].mean() for t in np.unique(outside.table)])),
         machine="",
         shared_log_sd=_short(spread.shared_log_sd),
