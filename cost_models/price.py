@@ -27,6 +27,7 @@ from cost_models.device import Device, with_parameters
 from cost_models.energy import operator_energy_j
 from cost_models.forms import Terms, form_of
 from cost_models.learned import factor, unsure
+from search_spaces.candidate import DTYPES
 from search_spaces.ops import KIND, KINDS, OpTable
 
 F64 = NDArray[np.float64]
@@ -227,8 +228,12 @@ def residual_log_sd(ops: OpTable, device: Device) -> F64:
 
 
 def kind_log_sd(ops: OpTable, device: Device) -> F64:
-    """Error that operators of a kind share in one network [R], wider outside measured shapes."""
-    return _by_kind(ops, device, "kind_log_sd", 0.0)
+    """Error that operators of a kind share in one network [R], wider outside measured shapes.
+
+    In formats that a profile did not measure it is what the form is wrong by on a device.
+    """
+    found = _by_kind(ops, device, "kind_log_sd", 0.0)
+    return np.where(_other_format(ops, device), form_of(device.kind).SHARED_LOG_SD, found)
 
 
 def _by_kind(ops: OpTable, device: Device, table: str, default: float) -> F64:
@@ -236,7 +241,16 @@ def _by_kind(ops: OpTable, device: Device, table: str, default: float) -> F64:
         return np.full(len(ops), default)
     known = getattr(device.profile, table)
     by_kind = np.array([known.get(name, default) for name in KINDS])
-    return by_kind[ops.kind] * np.where(is_outside(ops, device), OUTSIDE, 1.0)
+    found = by_kind[ops.kind] * np.where(is_outside(ops, device), OUTSIDE, 1.0)
+    return np.where(_other_format(ops, device), default, found)
+
+
+def _other_format(ops: OpTable, device: Device) -> NDArray[np.bool_]:
+    """Which operators [R] run in a number format that the profile did not measure."""
+    if device.profile is None or not device.profile.formats:
+        return np.zeros(len(ops), dtype=bool)
+    measured = [DTYPES.index(name) for name in device.profile.formats]
+    return (ops.kind != KIND["collective"]) & ~np.isin(ops.dtype, measured)
 
 
 def is_outside(ops: OpTable, device: Device) -> NDArray[np.bool_]:
@@ -260,10 +274,15 @@ def is_outside(ops: OpTable, device: Device) -> NDArray[np.bool_]:
 def outside_warnings(ops: OpTable, device: Device) -> tuple[str, ...]:
     """One line for each kind with operators outside the shapes that the profile was fitted to."""
     outside = is_outside(ops, device)
-    if device.profile is None or not outside.any():
+    if device.profile is None:
         return ()
     name = device.profile.name
-    return tuple(
+    others = tuple(
+        f"profile {name}: {DTYPES[d]} was not measured, {', '.join(device.profile.formats)} was; "
+        "its operators have the form's own interval, measure some to narrow it"
+        for d in np.unique(ops.dtype[_other_format(ops, device)])
+    )
+    return others + tuple(
         f"profile {name}: {(outside & (ops.kind == k)).sum()} of {(ops.kind == k).sum()} "
         f"{KINDS[k]} operators lie outside the measured shapes; their interval is "
         f"{OUTSIDE:g} times as wide, measure such shapes to narrow it"

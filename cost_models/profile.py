@@ -60,6 +60,7 @@ class Profile:
     covered: Mapping[str, tuple[float, float]]  # smallest and largest m, k, n measured
     model: Mapping[str, float]  # parameter name -> SI value
     sources: tuple[str, ...] = ()  # tables that the rows are from
+    formats: tuple[str, ...] = ()  # number formats that were measured; empty: not stated
     kind_log_sd: Mapping[str, float] = field(default_factory=dict)  # by operator kind
     uncertain: tuple[str, ...] = ()  # P parameters that `log_covariance` is about
     log_covariance: tuple[tuple[float, ...], ...] = ()  # [P][P]
@@ -163,6 +164,7 @@ def read_profile(table: object, file: str, problems: list[Problem]) -> Profile |
         covered={k: (float(v[0]), float(v[1])) for k, v in table["covered"].items()},
         model=model,
         sources=tuple(table.get("sources", ())),
+        formats=tuple(table.get("formats", ())),
         kind_log_sd={k: float(v) for k, v in table.get("kind_log_sd", {}).items()},
         uncertain=uncertain,
         log_covariance=covariance,
@@ -177,7 +179,7 @@ TABLES, FURTHER = ("residual_log_sd", "covered", "model"), ("kind_log_sd", "cova
 
 def _check_entries(table: Mapping[str, Any], complain: Any) -> None:
     """Every key that a profile must and may have, by its type."""
-    known = {*TEXTS, *COUNTS, *NUMBERS, *TABLES, *FURTHER, "sources", "learned"}
+    known = {*TEXTS, *COUNTS, *NUMBERS, *TABLES, *FURTHER, "sources", "formats", "learned"}
     for key in sorted(set(table) - known):
         complain(key, table[key], unknown_key(key, known))
     for key in TEXTS:
@@ -191,6 +193,9 @@ def _check_entries(table: Mapping[str, Any], complain: Any) -> None:
     sources = table.get("sources", [])
     if not isinstance(sources, list) or not all(isinstance(s, str) for s in sources):
         complain("sources", sources, "must be a list of texts")
+    formats = table.get("formats", [])
+    if not isinstance(formats, list) or not all(f in DTYPES for f in formats):
+        complain("formats", formats, f"must be a list of number formats: {', '.join(DTYPES)}")
 
 
 def _check_covered(table: Mapping[str, Any], complain: Any) -> None:

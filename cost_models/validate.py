@@ -116,7 +116,7 @@ def known_devices(
     """Groups left out, for every subject.
 
     Returns:
-        Scored tables, and the residual log error by (subject, family) that siblings lend.
+        Scored tables, and the log error of the form by (subject, family) that siblings lend.
     """
     scored: list[Scored] = []
     residual: dict[tuple[str, str], float] = {}
@@ -142,7 +142,7 @@ def known_devices(
                 )
             )
             key = (subject.name, table.family)
-            residual[key] = total_log_sd(part.log_error, part.parameter_log_sd)
+            residual[key] = total_log_sd(part.form_log_error, np.zeros(len(table)))
     return scored, residual
 
 
@@ -150,6 +150,7 @@ def _part(found: LeftOut, table: int) -> LeftOut:
     mine = found.table == table
     return LeftOut(
         log_error=found.log_error[mine],
+        form_log_error=found.form_log_error[mine],
         parameter_log_sd=found.parameter_log_sd[mine],
         fold=found.fold[mine],
         group=found.group[mine],

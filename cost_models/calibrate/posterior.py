@@ -58,7 +58,8 @@ class LeftOut:
     """Errors of N rows from fits that had not seen their group."""
 
     log_error: F64  # [N] log(measured / predicted)
-    parameter_log_sd: F64  # [N] what the parameters' covariance alone says of the error
+    form_log_error: F64  # [N] the same of the form alone, without what was learned beside it
+    parameter_log_sd: F64  # [N] what unsure parameters, and sizes far from learned ones, say of it
     fold: I64  # [N]
     group: I64  # [N]
     table: I64  # [N] which of the measured tables
@@ -174,21 +175,26 @@ def left_out(
         raise InputError.one(
             measured[0].source, "group", "1", "nothing can be left out of one group; measure more"
         )
-    error, spread, start = np.empty(len(rows)), np.empty(len(rows)), None
+    error, form, spread = np.empty((3, len(rows)))
+    start = None
     for part in range(int(fold.max()) + 1):
         kept, outside = rows.take(fold != part), rows.take(fold == part)
         inside = kept.take(thinned(kept.table, limit))
         found, solution = _posterior(inside, device, prior, np.ones(len(inside)), start)
         start = solution.x
-        if learning:
-            found = _with_learned(kept, device, found)
         base, jacobian = parameter_slopes(outside, device, found)
-        error[fold == part] = np.log(outside.seconds) - base
-        spread[fold == part] = np.hypot(
-            spread_of(jacobian, found.covariance), outside.unsure(found.on(device))
-        )
+        out, unsure = fold == part, 0.0
+        form[out] = error[out] = np.log(outside.seconds) - base
+        if learning:
+            known = _with_learned(kept, device, found).on(device)
+            error[out], unsure = (
+                np.log(outside.seconds / outside.predict(known)),
+                outside.unsure(known),
+            )
+        spread[out] = np.hypot(spread_of(jacobian, found.covariance), unsure)
     return LeftOut(
         log_error=error,
+        form_log_error=form,
         parameter_log_sd=spread,
         fold=fold,
         group=rows.group,

@@ -26,6 +26,7 @@ from cost_models.calibrate.subjects import Subject, gather
 from cost_models.calibrate.write import profile_text
 from cost_models.device import Device
 from cost_models.profile import PROFILES, Profile
+from search_spaces.candidate import DTYPES
 from search_spaces.errors import InputError
 from search_spaces.ops import KIND, KINDS, OpTable
 
@@ -110,6 +111,7 @@ def profile_of(subject: Subject, *, today: str | None = None, rows: int = ROWS) 
         residual_log_sd={k: _short(v) for k, v in spread.residual_log_sd.items()},
         covered=covered(prepared.ops),
         model=model,
+        formats=tuple(DTYPES[i] for i in np.unique(prepared.ops.dtype)),
         sources=tuple(dict.fromkeys(t.source for t in subject.tables)),
         kind_log_sd={k: _short(v) for k, v in spread.kind_log_sd.items()},
         uncertain=names,

@@ -61,6 +61,8 @@ def _profile_lines(kind: str, p: Profile) -> list[str]:
     lines += [f"mape = {p.mape!r}", f"shared_log_sd = {p.shared_log_sd!r}"]
     if p.sources:
         lines += ["sources = [", *(f"    {_text(source)}," for source in p.sources), "]"]
+    if p.formats:
+        lines.append(f"formats = [{', '.join(_text(name) for name in p.formats)}]")
     for name in ("residual_log_sd", "kind_log_sd"):
         values = getattr(p, name)
         if values or name == "residual_log_sd":
