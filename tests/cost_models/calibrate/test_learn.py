@@ -19,7 +19,7 @@ from cost_models.measured import Measured
 from cost_models.price import operator_time_s, price_ops, price_terms
 from cost_models.profile import load_profile
 from search_spaces.errors import InputError
-from search_spaces.ops import OpTable
+from search_spaces.ops import KIND, OpTable
 
 from .synthetic import matmuls, measured_on
 
@@ -64,7 +64,9 @@ def test_an_operator_is_learned_from_rows_with_helpers_and_none_from_whole_netwo
     table = crooked(gpu)
     found = []
     for helpers in (1, 4):
-        others = [matmuls(np.ones(500), 64, 64 * (i + 1), "fp32") for i in range(helpers)]
+        others = [matmuls(np.ones(500), 8, 8 * (i + 1)) for i in range(helpers)]
+        for part in others:
+            part.kind[:] = KIND["elementwise"]
         ops = OpTable.concat([table.ops, *others])
         seconds = table.seconds + predict_rows([replace(table, ops=OpTable.concat(others))], gpu)
         with_helpers = replace(table, ops=ops, seconds=seconds)
