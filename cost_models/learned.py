@@ -27,7 +27,7 @@ F64 = NDArray[np.float64]
 AXES: tuple[str, ...] = ("m", "k", "n", "batch", "count")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Learned:
     """What was learned of one kind of operator in one number format."""
 
