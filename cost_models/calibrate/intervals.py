@@ -29,7 +29,7 @@ LEVEL = 0.90
 SHARED_FLOOR = 0.03  # drift between two machines or days of one kind, at least
 RESIDUAL_FLOOR = 0.01
 FEW = 20  # errors below which a quantile of them says little
-ALIKE = 2.0  # devices, see `scale_of_others`
+ALIKE = 1.0  # devices, see `scale_of_others`; as many as the form's prior counts for (beliefs.py)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -183,7 +183,8 @@ def left_out(
         found, solution = _posterior(inside, device, prior, np.ones(len(inside)), start)
         start = solution.x
         base, jacobian = parameter_slopes(outside, device, found)
-        out, unsure = fold == part, 0.0
+        out = fold == part
+        unsure: F64 | float = 0.0
         form[out] = error[out] = np.log(outside.seconds) - base
         if learning:
             known = _with_learned(kept, device, found).on(device)
