@@ -45,22 +45,23 @@ class Learned:
     def unsure(self, ops: OpTable) -> F64:
         """Log error [R] that stays: none at a point, `log_sd` away from all of them."""
         near = bumps(sizes(ops), self.points).max(axis=1)
-        return self.log_sd * np.sqrt(1.0 - near**2)
+        return np.asarray(self.log_sd * np.sqrt(1.0 - near**2))
 
     def mine(self, ops: OpTable) -> NDArray[np.bool_]:
         """Which of R operators it is about."""
-        return (ops.kind == KIND[self.kind]) & (ops.dtype == DTYPES.index(self.dtype))
+        return np.asarray((ops.kind == KIND[self.kind]) & (ops.dtype == DTYPES.index(self.dtype)))
 
 
 def sizes(ops: OpTable) -> F64:
     """Logarithms of the sizes of R operators [R, len(AXES)]."""
-    return np.log(np.maximum(np.stack([getattr(ops, axis) for axis in AXES], axis=1), 1.0))
+    found: F64 = np.log(np.maximum(np.stack([getattr(ops, a) for a in AXES], axis=1), 1.0))
+    return found
 
 
 def bumps(x: F64, points: F64) -> F64:
     """exp(-|x - z|^2 / 2) of R places and Q points [R, Q]."""
     squares = (x**2).sum(axis=1)[:, None] + (points**2).sum(axis=1)[None, :] - 2 * x @ points.T
-    return np.exp(-0.5 * np.maximum(squares, 0.0))
+    return np.asarray(np.exp(-0.5 * np.maximum(squares, 0.0)))
 
 
 def factor(ops: OpTable, learned: Sequence[Learned]) -> F64:

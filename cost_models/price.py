@@ -250,7 +250,7 @@ def _other_format(ops: OpTable, device: Device) -> NDArray[np.bool_]:
     if device.profile is None or not device.profile.formats:
         return np.zeros(len(ops), dtype=bool)
     measured = [DTYPES.index(name) for name in device.profile.formats]
-    return (ops.kind != KIND["collective"]) & ~np.isin(ops.dtype, measured)
+    return np.asarray((ops.kind != KIND["collective"]) & ~np.isin(ops.dtype, measured))
 
 
 def is_outside(ops: OpTable, device: Device) -> NDArray[np.bool_]:

@@ -99,8 +99,7 @@ def ridge(design: F64, points: F64, y: F64, penalty: float) -> F64:
     """Weights of the points [Q]."""
     curvature = design.T @ design + penalty * bumps(points, points)
     curvature[np.diag_indices_from(curvature)] += 1e-9 * len(y)
-    found: F64 = np.linalg.solve(curvature, design.T @ y)
-    return found
+    return np.asarray(np.linalg.solve(curvature, design.T @ y), dtype=np.float64)
 
 
 def _penalty(design: F64, points: F64, y: F64, group: I64) -> float | None:

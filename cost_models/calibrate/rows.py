@@ -56,7 +56,7 @@ class Prepared:
             return np.zeros(len(self))
         once = self.once(device)
         wrong: F64 = self.counts @ (once * unsure(self.ops, device.learned))
-        return wrong / np.maximum(self.counts @ once, SHORTEST)
+        return np.asarray(wrong / np.maximum(self.counts @ once, SHORTEST))
 
     def predict(self, device: Device) -> F64:
         """Seconds of every row [N] with the parameters that the device states."""
