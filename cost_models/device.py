@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 
 from cost_models import device_checks
 from cost_models.forms import FORM_NAMES, parameters_of
+from cost_models.learned import Learned
 from cost_models.profile import (
     CALIBRATION_TOOL,
     SCHEMA_VERSION,
@@ -90,6 +91,7 @@ class Device:
     summary: str
     quantities: Mapping[str, Quantity]
     profile: Profile | None = None
+    learned: tuple[Learned, ...] = ()  # what the form leaves over here, from measurements
     warnings: tuple[str, ...] = field(default=())
 
     def get(self, key: str) -> float:
@@ -268,7 +270,12 @@ def overlay(device: Device, profile: Profile) -> Device:
         )
         for name, value in profile.model.items()
     }
-    return replace(device, quantities={**device.quantities, **calibrated}, profile=profile)
+    return replace(
+        device,
+        quantities={**device.quantities, **calibrated},
+        profile=profile,
+        learned=profile.learned,
+    )
 
 
 def with_parameters(device: Device, values: Mapping[str, float]) -> Device:

@@ -1,5 +1,7 @@
 """Operator table -> seconds and joules on a device, with intervals and where they come from.
 
+Seconds are those of the form, times what was learned of a device that was measured often.
+
 Errors are standard deviations of log(true / predicted), in four parts that propagate differently:
 
     shared      a device's clock and its state: moves everything on the device together
@@ -26,7 +28,9 @@ from cost_models.collectives import collective_time_s, log_sd_of
 from cost_models.device import Device, with_parameters
 from cost_models.energy import operator_energy_j
 from cost_models.forms import Terms, form_of
+from cost_models.learned import factor, unsure
 from cost_models.profile import AXES
+from search_spaces.candidate import DTYPES
 from search_spaces.ops import KIND, KINDS, OpTable
 
 F64 = NDArray[np.float64]
@@ -163,6 +167,7 @@ def operator_time_s(
     once = form_of(device.kind).operator_time_s(
         ops, device, threads=threads, working_set_bytes=working_set_bytes
     )
+    once = once * factor(ops, device.learned)
     linked = ops.kind == KIND["collective"]
     if linked.any():
         once[linked] = collective_time_s(ops.take(linked), device.name)
@@ -177,8 +182,10 @@ def price_terms(
     working_set_bytes: float | NDArray[Any] | None = None,
 ) -> Terms:
     """What the times of `price_ops` consist of, times `ops.count`; arguments as there."""
-    once = form_of(device.kind).operator_terms(
-        ops, device, threads=threads, working_set_bytes=working_set_bytes
+    once = (
+        form_of(device.kind)
+        .operator_terms(ops, device, threads=threads, working_set_bytes=working_set_bytes)
+        .scaled(factor(ops, device.learned))
     )
     linked = ops.kind == KIND["collective"]
     if linked.any():  # a link's time does not split into memory and arithmetic
@@ -225,14 +232,19 @@ def shared_log_sd(device: Device) -> float:
 def residual_log_sd(ops: OpTable, device: Device) -> F64:
     """Error of each operator's shape [R], wider outside the shapes that were measured."""
     found = _by_kind(ops, device, "residual_log_sd", form_of(device.kind).RESIDUAL_LOG_SD)
+    found = np.hypot(found, unsure(ops, device.learned))
     linked = ops.kind == KIND["collective"]
     link_sd = log_sd_of(device.name) if linked.any() else math.nan
     return found if math.isnan(link_sd) else np.where(linked, link_sd, found)
 
 
 def kind_log_sd(ops: OpTable, device: Device) -> F64:
-    """Error that operators of a kind share in one network [R], wider outside measured shapes."""
-    return _by_kind(ops, device, "kind_log_sd", 0.0)
+    """Error that operators of a kind share in one network [R], wider outside measured shapes.
+
+    In formats that a profile did not measure it is what the form is wrong by on a device.
+    """
+    found = _by_kind(ops, device, "kind_log_sd", 0.0)
+    return np.where(_other_format(ops, device), form_of(device.kind).SHARED_LOG_SD, found)
 
 
 def _by_kind(ops: OpTable, device: Device, table: str, default: float) -> F64:
@@ -240,7 +252,16 @@ def _by_kind(ops: OpTable, device: Device, table: str, default: float) -> F64:
         return np.full(len(ops), default)
     known = getattr(device.profile, table)
     by_kind = np.array([known.get(name, default) for name in KINDS])
-    return by_kind[ops.kind] * np.where(is_outside(ops, device), OUTSIDE, 1.0)
+    found = by_kind[ops.kind] * np.where(is_outside(ops, device), OUTSIDE, 1.0)
+    return np.where(_other_format(ops, device), default, found)
+
+
+def _other_format(ops: OpTable, device: Device) -> NDArray[np.bool_]:
+    """Which operators [R] run in a number format that the profile did not measure."""
+    if device.profile is None or not device.profile.formats:
+        return np.zeros(len(ops), dtype=bool)
+    measured = [DTYPES.index(name) for name in device.profile.formats]
+    return np.asarray((ops.kind != KIND["collective"]) & ~np.isin(ops.dtype, measured))
 
 
 def is_outside(ops: OpTable, device: Device) -> NDArray[np.bool_]:
@@ -268,20 +289,26 @@ def outside_warnings(ops: OpTable, device: Device) -> tuple[str, ...]:
     same of a whole run.
     """
     outside = is_outside(ops, device)
-    if device.profile is None or not outside.any():
+    if device.profile is None:
         return ()
-    name, covered = device.profile.name, device.profile.covered
-    lines = []
+    profile = device.profile
+    lines = [
+        f"profile {profile.name}: {DTYPES[d]} was not measured, {', '.join(profile.formats)} was; "
+        "its operators have the form's own interval, measure some to narrow it"
+        for d in np.unique(ops.dtype[_other_format(ops, device)])
+    ]
     for kind in (KINDS[k] for k in np.unique(ops.kind[outside])):
         keys = AXES if kind in MATMULS else tuple(f"{kind}.{axis}" for axis in AXES)
         ranges = ", ".join(
-            f"{key.rpartition('.')[2]} from {covered[key][0]:g} to {covered[key][1]:g}"
+            f"{key.rpartition('.')[2]} from {profile.covered[key][0]:g} to "
+            f"{profile.covered[key][1]:g}"
             for key in keys
-            if key in covered
+            if key in profile.covered
         )
         lines.append(
-            f"profile {name}: some {kind} operators lie outside the measured shapes ({ranges}); "
-            f"their interval is {OUTSIDE:g} times as wide, measure such shapes to narrow it"
+            f"profile {profile.name}: some {kind} operators lie outside the measured shapes "
+            f"({ranges}); their interval is {OUTSIDE:g} times as wide, measure such shapes to "
+            "narrow it"
         )
     return tuple(lines)
 

@@ -8,6 +8,9 @@ into the same file. How wrong predictions may be is part of it, as plain numbers
     kind_log_sd         error that all operators of a kind share inside one network
     residual_log_sd     error of one shape of a kind on top of it
     covariance          of the logarithms of the fitted parameters, with their `names`
+
+`learned` holds what the form leaves over where many rows were measured: sizes and weights of the
+points of `learned.py`.
 """
 
 from __future__ import annotations
@@ -20,7 +23,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from cost_models.forms import FORM_NAMES, parameters_of
+from cost_models.learned import AXES as LEARNED_AXES
+from cost_models.learned import Learned
 from cost_models.units import split_key, to_si
 from search_spaces.candidate import DTYPES
 from search_spaces.errors import InputError, Problem
@@ -53,9 +60,11 @@ class Profile:
     covered: Mapping[str, tuple[float, float]]  # smallest and largest m, k, n measured
     model: Mapping[str, float]  # parameter name -> SI value
     sources: tuple[str, ...] = ()  # tables that the rows are from
+    formats: tuple[str, ...] = ()  # number formats that were measured; empty: not stated
     kind_log_sd: Mapping[str, float] = field(default_factory=dict)  # by operator kind
     uncertain: tuple[str, ...] = ()  # P parameters that `log_covariance` is about
     log_covariance: tuple[tuple[float, ...], ...] = ()  # [P][P]
+    learned: tuple[Learned, ...] = ()  # what the form leaves over, see `learned.py`
 
 
 def load_profile(path: str | Path) -> Profile:
@@ -144,6 +153,7 @@ def read_profile(table: object, file: str, problems: list[Problem]) -> Profile |
     _check_covered(table["covered"], complain)
     model = dict(_profile_model(table["model"], complain))
     uncertain, covariance = _covariance(table.get("covariance"), model, complain)
+    learned = tuple(_learned(table.get("learned", []), complain))
     if len(problems) > before:
         return None
     return Profile(
@@ -154,9 +164,11 @@ def read_profile(table: object, file: str, problems: list[Problem]) -> Profile |
         covered={k: (float(v[0]), float(v[1])) for k, v in table["covered"].items()},
         model=model,
         sources=tuple(table.get("sources", ())),
+        formats=tuple(table.get("formats", ())),
         kind_log_sd={k: float(v) for k, v in table.get("kind_log_sd", {}).items()},
         uncertain=uncertain,
         log_covariance=covariance,
+        learned=learned,
     )
 
 
@@ -167,7 +179,7 @@ TABLES, FURTHER = ("residual_log_sd", "covered", "model"), ("kind_log_sd", "cova
 
 def _check_entries(table: Mapping[str, Any], complain: Any) -> None:
     """Every key that a profile must and may have, by its type."""
-    known = {*TEXTS, *COUNTS, *NUMBERS, *TABLES, *FURTHER, "sources"}
+    known = {*TEXTS, *COUNTS, *NUMBERS, *TABLES, *FURTHER, "sources", "formats", "learned"}
     for key in sorted(set(table) - known):
         complain(key, table[key], unknown_key(key, known))
     for key in TEXTS:
@@ -181,6 +193,9 @@ def _check_entries(table: Mapping[str, Any], complain: Any) -> None:
     sources = table.get("sources", [])
     if not isinstance(sources, list) or not all(isinstance(s, str) for s in sources):
         complain("sources", sources, "must be a list of texts")
+    formats = table.get("formats", [])
+    if not isinstance(formats, list) or not all(f in DTYPES for f in formats):
+        complain("formats", formats, f"must be a list of number formats: {', '.join(DTYPES)}")
 
 
 def _check_covered(table: Mapping[str, Any], complain: Any) -> None:
@@ -209,6 +224,40 @@ def _covariance(
         complain("covariance.log", None, f"must hold {len(names)} rows of {len(names)} numbers")
         return (), ()
     return tuple(names), tuple(tuple(float(v) for v in row) for row in rows or ())
+
+
+def _learned(entries: object, complain: Any) -> Iterator[Learned]:
+    """What a profile states under `learned`, a list of tables; complains about the rest."""
+    if not isinstance(entries, list) or not all(isinstance(e, dict) for e in entries):
+        complain("learned", None, "must be a list of tables, [[profile.learned]]")
+        return
+    for i, entry in enumerate(entries):
+        before = f"learned.{i}"
+        if entry.get("kind") not in KINDS or entry.get("dtype") not in DTYPES:
+            shown = f"{entry.get('kind')}, {entry.get('dtype')}"
+            complain(before, shown, "needs an operator kind and a number format that are known")
+            continue
+        rows = entry.get("points")
+        fine = isinstance(rows, list) and all(isinstance(row, list) for row in rows)
+        if not fine or not rows or any(len(row) != len(LEARNED_AXES) + 1 for row in rows):
+            text = f"must be rows of {', '.join(LEARNED_AXES)} and the weight"
+            complain(f"{before}.points", None, text)
+            continue
+        numbers = [v for row in rows for v in row]
+        if not all(isinstance(v, int | float) and math.isfinite(v) for v in numbers) or any(
+            v < 1 for row in rows for v in row[:-1]
+        ):
+            complain(f"{before}.points", None, "sizes must be 1 or more, weights finite")
+            continue
+        _check_number(entry.get("log_sd"), f"{before}.log_sd", complain)
+        table = np.array(rows, dtype=np.float64)
+        yield Learned(
+            kind=entry["kind"],
+            dtype=entry["dtype"],
+            log_sd=float(entry.get("log_sd") or 0.0),
+            points=np.log(table[:, :-1]),
+            weights=table[:, -1],
+        )
 
 
 def _check_number(value: object, key: str, complain: Any) -> None:

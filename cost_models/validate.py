@@ -132,14 +132,14 @@ def known_devices(
     """Groups left out, for every subject.
 
     Returns:
-        Scored tables, and the residual log error by (subject, family) that siblings lend.
+        Scored tables, and the log error of the form by (subject, family) that siblings lend.
     """
     scored: list[Scored] = []
     residual: dict[tuple[str, str], float] = {}
     for i, subject in enumerate(subjects):
         tell(i / len(subjects), subject.name)
         try:
-            found = left_out(subject.tables, subject.device, limit=ROWS)
+            found = left_out(subject.tables, subject.device, limit=ROWS, learning=True)
         except InputError:  # a single row or group: nothing to leave out
             continue
         for number, table in enumerate(subject.tables):
@@ -148,7 +148,7 @@ def known_devices(
             predicted = table.seconds / np.exp(part.log_error)
             scored.append(_scored(subject, table, predicted, sd, KNOWN, 0))
             key = (subject.name, table.family)
-            residual[key] = total_log_sd(part.log_error, part.parameter_log_sd)
+            residual[key] = total_log_sd(part.form_log_error, np.zeros(len(table)))
     return scored, residual
 
 
@@ -156,6 +156,7 @@ def _part(found: LeftOut, table: int) -> LeftOut:
     mine = found.table == table
     return LeftOut(
         log_error=found.log_error[mine],
+        form_log_error=found.form_log_error[mine],
         parameter_log_sd=found.parameter_log_sd[mine],
         fold=found.fold[mine],
         group=found.group[mine],

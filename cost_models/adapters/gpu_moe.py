@@ -2,7 +2,7 @@
 
 The layer of one rank: two grouped matmuls over the experts that got tokens (gate and up
 projection in one, then down). `tp` cuts the inner width, `ep` the experts. Which experts get
-tokens follows `distribution`: evenly, or by loads that fall with a power of the rank.
+tokens follows `distribution`: evenly, or by loads drawn from a power law (`power_law_loads`).
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from cost_models.adapters.gpu_rows import F64, dtypes, joined_names, operators, 
 from cost_models.adapters.reader import CsvTable, read_csv
 from cost_models.measured import Measured
 from search_spaces.candidate import DTYPE_BYTES, DTYPES, PLAIN_DTYPE
-from search_spaces.lowering.experts import expected_experts
 from search_spaces.ops import OpTable
 
 COLUMNS = frozenset(
@@ -34,6 +33,8 @@ COLUMNS = frozenset(
         "distribution",
     }
 )
+POWER_LAW = "power_law_"
+DRAWS = 5  # as many as the authors average over
 # Experts without a gate (squared ReLU): hidden, inner width, experts of the Nemotron 3 family.
 UNGATED = ("2688 1856 128", "2048 5120 512", "4096 2688 512", "1024 2688 512")
 
@@ -60,12 +61,13 @@ def _build(table: CsvTable, device: str) -> Measured:
     ungated = np.isin(shape, UNGATED) & (framework == "vllm")
     local = np.maximum(experts / ep, 1.0)
     assigned = np.maximum(t * top / ep, 1.0)
-    even = table.text("distribution") == "balanced"
-    touched = np.where(
-        even,
-        np.minimum(local, assigned),
-        np.clip(expected_experts(experts, np.minimum(top, experts), t) / ep, 1.0, assigned),
-    )
+    touched = np.minimum(local, assigned)
+    drawn = np.char.startswith(table.text("distribution"), POWER_LAW)
+    power = np.array([float(d.removeprefix(POWER_LAW)) for d in table.text("distribution")[drawn]])
+    cases = np.stack([t[drawn], experts[drawn], top[drawn], ep[drawn], power], axis=1)
+    distinct, case = np.unique(cases, axis=0, return_inverse=True)
+    loads = np.array([power_law_loads(*values) for values in distinct]).reshape(-1, 2)
+    assigned[drawn], touched[drawn] = loads[case.reshape(-1)].T
     moved = assigned
     if "kernel" in table:  # this one also writes zeros for tokens of experts that are elsewhere
         moved = np.where(np.char.find(table.text("kernel"), "triton") >= 0, t * top, moved)
@@ -83,6 +85,33 @@ def _build(table: CsvTable, device: str) -> Measured:
     scaled = "-fp8-tensor" if str(table.text("dtype")[0]) == "fp8" else ""  # other kernels
     runtime = f"{framework}{scaled}{'-rank' if shared else ''}"
     return single(table, device, ops, runtime=runtime, family="moe", group=group)
+
+
+def power_law_loads(
+    tokens: float, experts: float, top: float, ep: float, power: float
+) -> tuple[float, float]:
+    """Assignments to the fullest of `ep` ranks, and its experts that got any: means of DRAWS.
+
+    As the table's authors draw them (AIConfigurator, collector/helper.py): a load for each expert
+    from a density ~ x^-power on [1, 0.8 tokens], or on [0.01, 2] where assignments are no more
+    than experts; scaled to the assignments and rounded; no expert has more than every token, and
+    what is lacking goes to the emptiest ones. The fullest rank is the one that is timed.
+    """
+    size, total = int(experts), round(tokens * top)
+    low, high = (1.0, 0.8 * tokens) if total > size else (0.01, 2.0)
+    low, high = low ** (1 - power), high ** (1 - power)
+    random = np.random.default_rng(0)
+    load = (low + (high - low) * random.random((DRAWS, size))) ** (1 / (1 - power))
+    load = np.minimum(np.rint(load * total / load.sum(axis=1, keepdims=True)), tokens)
+    lacking = np.maximum(total - load.sum(axis=1), 0).astype(np.int64)
+    for drawn, more in zip(load, lacking, strict=True):
+        drawn[np.argsort(drawn, kind="stable")] += np.bincount(
+            np.arange(more) % size, minlength=size
+        )
+    ranks = load.reshape(DRAWS, int(ep), -1)
+    fullest = ranks[np.arange(DRAWS), ranks.sum(axis=2).argmax(axis=1)]
+    found = np.maximum([fullest.sum(axis=1).mean(), (fullest > 0).sum(axis=1).mean()], 1.0)
+    return float(found[0]), float(found[1])
 
 
 def layer_ops(

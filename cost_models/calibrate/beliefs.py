@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from cost_models.calibrate.solve import SIGMA_START
 from cost_models.device import Device, with_parameters
 from cost_models.forms import fitted_of, parameters_of
+from cost_models.learned import Learned
 from search_spaces.errors import InputError
 
 F64 = NDArray[np.float64]
@@ -38,6 +39,7 @@ class Posterior:
     n: int  # rows that were used
     sigma: float  # log noise of the median row
     design_effect: float  # rows that tell as much as one independent row, mean over rows
+    learned: tuple[Learned, ...] = ()  # what the form leaves over, see `calibrate/learn.py`
 
     @property
     def model(self) -> dict[str, float]:
@@ -51,8 +53,8 @@ class Posterior:
         return {n: float(v) for n, v in zip(self.names, spread, strict=True)}
 
     def on(self, device: Device) -> Device:
-        """The device with these parameters."""
-        return with_parameters(device, self.model)
+        """The device with these parameters, and what was learned beside them."""
+        return replace(with_parameters(device, self.model), learned=self.learned)
 
 
 def default_prior(device: Device, names: Iterable[str] | None = None) -> Prior:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import t as student
 
 from cost_models.calibrate.solve import SIGMA_START, components
 from cost_models.price import Z90
@@ -28,7 +29,7 @@ LEVEL = 0.90
 SHARED_FLOOR = 0.03  # drift between two machines or days of one kind, at least
 RESIDUAL_FLOOR = 0.01
 FEW = 20  # errors below which a quantile of them says little
-WIDER = 1.5  # for a device whose protocol nobody tried on another device
+ALIKE = 1.0  # devices, see `scale_of_others`; as many as the form's prior counts for (beliefs.py)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,17 +89,23 @@ def total_log_sd(error: F64, parameter_log_sd: F64) -> float:
 def scale_of_others(errors: Mapping[str, F64], spreads: Mapping[str, F64], mine: str) -> float:
     """Factor on a device's spread from how the same protocol did on other devices.
 
+    Rows of a device err together, by its clock, its host and its runtime: a device is one draw,
+    however many rows it has. ALIKE devices that err as they claim are believed in before any was
+    tried (a scaled inverse chi square for the square of the factor), so that an interval over few
+    devices is that of Student's t (Gelman et al., "Bayesian Data Analysis", 3rd ed., section 3.2).
+
     Args:
         errors: log(measured / predicted) by device.
         spreads: Standard deviations that were claimed, by device.
         mine: The device that the factor is for; its own errors are not looked at.
     """
     others = [name for name in errors if name != mine and errors[name].size]
-    if len(others) < 2:
-        return WIDER
-    ratio = np.concatenate([np.abs(errors[n]) / spreads[n] for n in others])
-    weight = np.concatenate([np.full(errors[n].size, 1 / errors[n].size) for n in others])
-    return max(quantile(ratio, weight=weight) / Z90, 0.5)
+    freedom, square = ALIKE + len(others), ALIKE
+    if others:
+        ratio = np.concatenate([np.abs(errors[n]) / spreads[n] for n in others])
+        weight = np.concatenate([np.full(errors[n].size, 1 / errors[n].size) for n in others])
+        square += len(others) * (quantile(ratio, weight=weight) / Z90) ** 2
+    return float(np.sqrt(square / freedom) * student.ppf((1 + LEVEL) / 2, freedom) / Z90)
 
 
 def split(error: F64, parameter_log_sd: F64, group: I64, kind: NDArray[np.str_]) -> Spread:

@@ -12,8 +12,8 @@ counts.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,7 @@ from cost_models.calibrate.beliefs import (
     prior_only,
     sibling_prior,
 )
+from cost_models.calibrate.learn import learn
 from cost_models.calibrate.rows import Prepared, prepare
 from cost_models.calibrate.solve import EVALUATIONS, Solution, Task, maximum, slopes
 from cost_models.device import Device, with_parameters
@@ -57,7 +58,8 @@ class LeftOut:
     """Errors of N rows from fits that had not seen their group."""
 
     log_error: F64  # [N] log(measured / predicted)
-    parameter_log_sd: F64  # [N] what the parameters' covariance alone says of the error
+    form_log_error: F64  # [N] the same of the form alone, without what was learned beside it
+    parameter_log_sd: F64  # [N] what unsure parameters, and sizes far from learned ones, say of it
     fold: I64  # [N]
     group: I64  # [N]
     table: I64  # [N] which of the measured tables
@@ -77,6 +79,7 @@ def fit_rows(
     threads: int | None = None,
     table_weight: Sequence[float] | None = None,
     limit: int = ROWS,
+    learning: bool = False,
 ) -> Posterior:
     """Most probable parameters of a device given measured rows.
 
@@ -88,6 +91,7 @@ def fit_rows(
         threads: Threads that shared an operator; None: those of the tables.
         table_weight: Importance of the rows of each table; None: 1 for all.
         limit: Rows to look at; more are thinned evenly.
+        learning: Whether to learn what the form leaves over, too (`learn.py`), from all rows.
 
     Returns:
         Parameters; those that no row depends on stay at their prior.
@@ -98,10 +102,11 @@ def fit_rows(
     if names is None and prior is not None:
         names = tuple(prior.value)
     prior = _completed(device, names, prior)
-    rows = prepare(measured, threads=threads)
-    rows = rows.take(thinned(rows.table, limit))
+    every = prepare(measured, threads=threads)
+    rows = every.take(thinned(every.table, limit))
     weight = np.ones(len(measured)) if table_weight is None else np.asarray(table_weight, float)
-    return _posterior(rows, device, prior, weight[rows.table], start=None)[0]
+    found = _posterior(rows, device, prior, weight[rows.table], start=None)[0]
+    return _with_learned(every, device, found) if learning else found
 
 
 def predict_rows(
@@ -113,7 +118,7 @@ def predict_rows(
 
 def parameter_slopes(rows: Prepared, device: Device, posterior: Posterior) -> tuple[F64, F64]:
     """Log seconds of every row [N] and their derivatives after log parameters [N, P]."""
-    task = _task(rows, device, posterior.names, np.ones(len(rows)), None)
+    task = _task(rows, posterior.on(device), posterior.names, np.ones(len(rows)), None)
     x = np.log(posterior.values)
     base = task.log_predict(x)
     return base, slopes(task.log_predict, x, task.top, base, np.arange(x.size))
@@ -146,6 +151,7 @@ def left_out(
     threads: int | None = None,
     folds: int = FOLDS,
     limit: int = ROWS,
+    learning: bool = False,
 ) -> LeftOut:
     """Errors of every row when its group was left out of the fit.
 
@@ -157,6 +163,7 @@ def left_out(
         threads: As there.
         folds: Parts that the groups are dealt into, at most one per group.
         limit: Rows that one fit looks at.
+        learning: As there; learned anew for every part, from what is left of it.
 
     Raises:
         InputError: fewer than two groups.
@@ -168,18 +175,27 @@ def left_out(
         raise InputError.one(
             measured[0].source, "group", "1", "nothing can be left out of one group; measure more"
         )
-    error, spread, start = np.empty(len(rows)), np.empty(len(rows)), None
+    error, form, spread = np.empty((3, len(rows)))
+    start = None
     for part in range(int(fold.max()) + 1):
-        kept = np.flatnonzero(fold != part)
-        kept = kept[thinned(rows.table[kept], limit)]
-        found, solution = _posterior(rows.take(kept), device, prior, np.ones(kept.size), start)
+        kept, outside = rows.take(fold != part), rows.take(fold == part)
+        inside = kept.take(thinned(kept.table, limit))
+        found, solution = _posterior(inside, device, prior, np.ones(len(inside)), start)
         start = solution.x
+        base, jacobian = parameter_slopes(outside, device, found)
         out = fold == part
-        base, jacobian = parameter_slopes(rows.take(out), device, found)
-        error[out] = np.log(rows.seconds[out]) - base
-        spread[out] = spread_of(jacobian, found.covariance)
+        unsure: F64 | float = 0.0
+        form[out] = error[out] = np.log(outside.seconds) - base
+        if learning:
+            known = _with_learned(kept, device, found).on(device)
+            error[out], unsure = (
+                np.log(outside.seconds / outside.predict(known)),
+                outside.unsure(known),
+            )
+        spread[out] = np.hypot(spread_of(jacobian, found.covariance), unsure)
     return LeftOut(
         log_error=error,
+        form_log_error=form,
         parameter_log_sd=spread,
         fold=fold,
         group=rows.group,
@@ -251,14 +267,18 @@ def _task(
 ) -> Task:
     known = parameters_of(device.kind)
 
-    def log_predict(x: F64) -> F64:
-        tried = with_parameters(device, dict(zip(names, np.exp(x), strict=True)))
-        found: F64 = np.log(rows.predict(tried))
-        return found
+    def predictor(part: Prepared) -> Callable[[F64], F64]:
+        def log_predict(x: F64) -> F64:
+            tried = with_parameters(device, dict(zip(names, np.exp(x), strict=True)))
+            found: F64 = np.log(part.predict(tried))
+            return found
+
+        return log_predict
 
     p = prior or default_prior(device, names)
     return Task(
-        log_predict=log_predict,
+        log_predict=predictor(rows),
+        narrowed=lambda part: predictor(rows.take(part)),
         log_seconds=np.log(rows.seconds),
         group=rows.group,
         table=rows.table,
@@ -268,6 +288,11 @@ def _task(
         log_sd=np.array([p.log_sd[n] for n in names]),
         top=np.log([known[n].ceiling or math.inf for n in names]),
     )
+
+
+def _with_learned(rows: Prepared, device: Device, found: Posterior) -> Posterior:
+    """The posterior with what its form leaves over of rows of the device."""
+    return replace(found, learned=learn(rows, found.on(device)))
 
 
 def _posterior(

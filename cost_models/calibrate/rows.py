@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scipy.sparse import csr_array
 
 from cost_models.device import Device
+from cost_models.learned import unsure
 from cost_models.measured import Measured, row_sums
 from cost_models.price import call_overhead_s, operator_time_s
 from search_spaces.candidate import DTYPES
@@ -44,12 +45,23 @@ class Prepared:
     def __len__(self) -> int:
         return int(self.seconds.shape[0])
 
-    def predict(self, device: Device) -> F64:
-        """Seconds of every row [N] with the parameters that the device states."""
-        once = operator_time_s(
+    def once(self, device: Device) -> F64:
+        """Seconds of one execution of every operator [U]."""
+        return operator_time_s(
             self.ops, device, threads=self.threads, working_set_bytes=self.working_set
         )
-        total: F64 = self.counts @ once
+
+    def unsure(self, device: Device) -> F64:
+        """Log error of every row [N] by what was learned elsewhere than at its sizes."""
+        if not device.learned:
+            return np.zeros(len(self))
+        once = self.once(device)
+        wrong: F64 = self.counts @ (once * unsure(self.ops, device.learned))
+        return np.asarray(wrong / np.maximum(self.counts @ once, SHORTEST))
+
+    def predict(self, device: Device) -> F64:
+        """Seconds of every row [N] with the parameters that the device states."""
+        total: F64 = self.counts @ self.once(device)
         if self.calls.any():
             start = np.array([call_overhead_s(device, name) for name in DTYPES])
             total = total + self.calls * start[self.dtype]

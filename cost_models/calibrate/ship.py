@@ -1,6 +1,6 @@
 """Fit and write the profile of every device and runtime that a data folder covers.
 
-    python -m cost_models.calibrate.ship --data DIR [--out cost_models/profiles] [--only TEXT]
+    python -m cost_models.calibrate.ship --data DIR [--out FOLDER] [--only TEXT] [--rows N]
 
 One command makes all shipped profiles again, so that no number in them is typed by hand.
 """
@@ -20,14 +20,14 @@ from numpy.typing import NDArray
 from cost_models.adapters import scan
 from cost_models.calibrate.beliefs import Posterior, default_prior
 from cost_models.calibrate.intervals import Spread, split
-from cost_models.calibrate.posterior import LeftOut, fit_rows, left_out
+from cost_models.calibrate.posterior import ROWS, LeftOut, fit_rows, left_out
 from cost_models.calibrate.rows import Prepared, prepare
 from cost_models.calibrate.subjects import Subject, gather
 from cost_models.calibrate.write import profile_text
 from cost_models.device import Device
-from cost_models.forms import form_of
 from cost_models.price import MATMULS
 from cost_models.profile import PROFILES, Profile
+from search_spaces.candidate import DTYPES
 from search_spaces.errors import InputError
 from search_spaces.ops import KIND, KINDS, OpTable
 
@@ -38,13 +38,14 @@ FEWEST = 5  # rows of a profile
 LEARNED = 0.9  # a parameter is fitted where its spread fell below this share of the prior's
 
 
-def ship(root: Path, out: Path = PROFILES, *, only: str = "") -> list[str]:
+def ship(root: Path, out: Path = PROFILES, *, only: str = "", rows: int = ROWS) -> list[str]:
     """Write a profile for every subject of a data folder.
 
     Args:
         root: Folder with measured CSV files.
         out: Folder for the profiles; files of subjects that are not there stay.
         only: Subjects whose name contains this.
+        rows: Rows that one fit looks at.
 
     Returns:
         One line for each subject: what was written, or why nothing was.
@@ -63,7 +64,7 @@ def ship(root: Path, out: Path = PROFILES, *, only: str = "") -> list[str]:
         if subject.training or only not in subject.name:
             continue
         try:
-            profile = profile_of(subject)
+            profile = profile_of(subject, rows=rows)
         except InputError as error:
             told.append(f"{subject.name}: none, {error.problems[0].message}")
             continue
@@ -73,8 +74,13 @@ def ship(root: Path, out: Path = PROFILES, *, only: str = "") -> list[str]:
     return told
 
 
-def profile_of(subject: Subject, *, today: str | None = None) -> Profile:
+def profile_of(subject: Subject, *, today: str | None = None, rows: int = ROWS) -> Profile:
     """Fit one subject, and estimate its errors from groups left out.
+
+    Args:
+        subject: Device and runtime with their tables.
+        today: Date of the profile, that of this day where None.
+        rows: Rows that one fit looks at.
 
     Raises:
         InputError: too few rows or groups.
@@ -83,11 +89,11 @@ def profile_of(subject: Subject, *, today: str | None = None) -> Profile:
         text = f"too few rows, {FEWEST} are needed; measure more"
         raise InputError.one(subject.name, "rows", len(subject), text)
     device = subject.device
-    posterior = fit_rows(subject.tables, device)
-    outside = left_out(subject.tables, device)
-    rows = prepare(subject.tables)
+    posterior = fit_rows(subject.tables, device, limit=rows, learning=True)
+    outside = left_out(subject.tables, device, limit=rows, learning=True)
+    prepared = prepare(subject.tables)
     fitted = posterior.on(device)
-    spread = _spread(subject, rows, fitted, outside)
+    spread = _spread(subject, prepared, fitted, outside)
     names, model, covariance = _learned(device, posterior)
     ape = np.abs(np.exp(-outside.log_error) - 1)
     return Profile(
@@ -97,18 +103,20 @@ def profile_of(subject: Subject, *, today: str | None = None) -> Profile:
         tool=TOOL,
         driver="",
         runtime=subject.runtime,
-        threads=rows.threads,
+        threads=prepared.threads,
         n=len(subject),
         mape=_short(np.mean([ape[outside.table == t].mean() for t in np.unique(outside.table)])),
         machine="",
         shared_log_sd=_short(spread.shared_log_sd),
         residual_log_sd={k: _short(v) for k, v in spread.residual_log_sd.items()},
-        covered=covered(rows.ops),
+        covered=covered(prepared.ops),
         model=model,
+        formats=tuple(DTYPES[i] for i in np.unique(prepared.ops.dtype)),
         sources=tuple(dict.fromkeys(t.source for t in subject.tables)),
         kind_log_sd={k: _short(v) for k, v in spread.kind_log_sd.items()},
         uncertain=names,
         log_covariance=covariance,
+        learned=posterior.learned,
     )
 
 
@@ -146,10 +154,7 @@ def concentration(rows: Prepared, device: Device) -> F64:
 
 
 def _times(rows: Prepared, device: Device):  # type: ignore[no-untyped-def]
-    once = form_of(device.kind).operator_time_s(
-        rows.ops, device, threads=rows.threads, working_set_bytes=rows.working_set
-    )
-    return rows.counts.multiply(once[None, :]).tocsr()
+    return rows.counts.multiply(rows.once(device)[None, :]).tocsr()
 
 
 def _learned(
@@ -188,9 +193,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, required=True, help="folder with measured CSV files")
     parser.add_argument("--out", type=Path, default=PROFILES, help="folder for profiles")
     parser.add_argument("--only", default="", help="subjects whose name contains this")
+    parser.add_argument("--rows", type=int, default=ROWS, help="rows that one fit looks at")
     given = parser.parse_args(arguments)
     try:
-        lines = ship(given.data, given.out, only=given.only)
+        lines = ship(given.data, given.out, only=given.only, rows=given.rows)
     except InputError as error:
         sys.stderr.write(f"{error}\n")
         return 2

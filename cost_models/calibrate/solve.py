@@ -14,11 +14,12 @@ one group err together, so thousands of them tell less than as many independent 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import least_squares
+from scipy.sparse.csgraph import connected_components
 
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
@@ -46,6 +47,7 @@ class Task:
         mean: Prior of the logarithms [P].
         log_sd: Its width [P].
         top: Logarithms of the largest legal values [P], infinite where there is none.
+        narrowed: Numbers of some rows [M] -> `log_predict` of those alone [M].
     """
 
     log_predict: Callable[[F64], F64]
@@ -57,6 +59,29 @@ class Task:
     mean: F64
     log_sd: F64
     top: F64
+    narrowed: Callable[[I64], Callable[[F64], F64]]
+
+    def take(self, rows: I64) -> Task:
+        """The same parameters and some of the rows."""
+        return replace(
+            self,
+            log_predict=self.narrowed(rows),
+            narrowed=lambda part: self.narrowed(rows[part]),
+            log_seconds=self.log_seconds[rows],
+            group=self.group[rows],
+            table=self.table[rows],
+            weight=self.weight[rows],
+            spoilt=self.spoilt[rows],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Block:
+    """Parameters that rows tie together, and those rows; no other row depends on them."""
+
+    moving: I64  # numbers of parameters
+    rows: I64
+    task: Task  # of these rows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,26 +116,31 @@ def maximum(task: Task, *, start: F64 | None = None, evaluations: int = EVALUATI
         evaluations: Limit for each of the two rounds.
     """
     x = np.minimum(task.mean if start is None else start, task.top - 1e-6)
-    moving = _moving(task, x)
+    blocks = _blocks(task, x)
+    moving = np.sort(np.concatenate([np.array([], dtype=np.int64), *(b.moving for b in blocks)]))
     still = np.setdiff1d(np.arange(x.size), moving)
     x[still] = np.minimum(task.mean, task.top)[still]
     rows = task.log_seconds.size
     sigma, effect, used = np.full(rows, SIGMA_START), np.ones(rows), 0
     doubted = np.zeros(rows, dtype=bool)
     for _ in range(2):
-        x, count = _solve(task, x, moving, sigma, effect, doubted, evaluations)
-        used += count
+        for b in blocks:
+            here = (sigma[b.rows], effect[b.rows], doubted[b.rows])
+            x, count = _solve(b.task, x, b.moving, *here, evaluations)
+            used += count
         residual = task.log_seconds - task.log_predict(x)
         for part in np.unique(task.table):
             mine = task.table == part
             sigma[mine] = noise(residual[mine])
             effect[mine] = design_effect(residual[mine], task.group[mine])
             doubted[mine] = task.spoilt[mine] & (bulk(residual[mine]) < CLOSE)
-    predicted = task.log_seconds - residual
-    jacobian = slopes(task.log_predict, x, task.top, predicted, moving)
+    precision = np.diag(1 / task.log_sd**2)
+    for b in blocks:
+        here = (sigma[b.rows], effect[b.rows], doubted[b.rows])
+        precision[np.ix_(b.moving, b.moving)] += _told(b, x, residual[b.rows], *here)
     return Solution(
         x=x,
-        covariance=_covariance(task, jacobian, moving, residual, sigma, effect, doubted),
+        covariance=np.asarray(np.linalg.inv(precision), dtype=np.float64),
         residual=residual,
         sigma=sigma,
         design_effect=effect,
@@ -118,18 +148,26 @@ def maximum(task: Task, *, start: F64 | None = None, evaluations: int = EVALUATI
     )
 
 
-def _moving(task: Task, x: F64) -> I64:
-    """Parameters that any row depends on, when moved by two widths of their prior."""
+def _blocks(task: Task, x: F64) -> list[Block]:
+    """Parameters that rows depend on, when moved by two widths of their prior, told apart.
+
+    Rows of different families share no parameter: each family is a smaller problem of its own.
+    """
     base = task.log_predict(x)
-    found = []
+    depends = np.zeros((x.size, base.size), dtype=bool)
     for i in range(x.size):
         for step in (-2 * task.log_sd[i], 2 * task.log_sd[i]):
             moved = x.copy()
             moved[i] = min(x[i] + step, task.top[i])
-            if np.any(np.abs(task.log_predict(moved) - base) > 1e-9):
-                found.append(i)
-                break
-    return np.array(found, dtype=np.int64)
+            depends[i] |= np.abs(task.log_predict(moved) - base) > 1e-9
+    count, label = connected_components(depends.astype(np.float64) @ depends.T, directed=False)
+    found = []
+    for part in range(count):
+        mine = np.flatnonzero((label == part) & depends.any(axis=1))
+        rows = np.flatnonzero(depends[mine].any(axis=0))
+        if mine.size:
+            found.append(Block(moving=mine, rows=rows, task=task.take(rows)))
+    return found
 
 
 def _solve(
@@ -142,8 +180,6 @@ def _solve(
     evaluations: int,
 ) -> tuple[F64, int]:
     """Minimum over the moving parameters; the others stay where they are."""
-    if moving.size == 0:
-        return x, 0
     rows = task.log_seconds.size
     weight = task.weight / effect
 
@@ -193,22 +229,21 @@ def _cauchy(z: F64) -> F64:
     return np.stack([np.log1p(z), 1 / (1 + z), -1 / (1 + z) ** 2])
 
 
-def _covariance(
-    task: Task,
-    jacobian: F64,
-    moving: I64,
+def _told(
+    block: Block,
+    x: F64,
     residual: F64,
     sigma: F64,
     effect: F64,
     doubted: NDArray[np.bool_],
 ) -> F64:
-    """Inverse of the posterior's curvature [P, P]; the prior's where no row tells anything."""
+    """Curvature that the rows of a block add to its parameters' precision."""
+    task = block.task
+    jacobian = slopes(task.log_predict, x, task.top, task.log_seconds - residual, block.moving)
     z = (residual / (ROBUST_FROM * sigma)) ** 2
     robust = np.where(doubted, _cauchy(z)[1], _huber(z)[1])
     weight = task.weight * robust / effect / sigma**2
-    precision = np.diag(1 / task.log_sd**2)
-    precision[np.ix_(moving, moving)] += jacobian.T @ (weight[:, None] * jacobian)
-    found: F64 = np.asarray(np.linalg.inv(precision), dtype=np.float64)
+    found: F64 = jacobian.T @ (weight[:, None] * jacobian)
     return found
 
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
+
 from cost_models.device import Device
 from cost_models.forms import parameters_of
+from cost_models.learned import AXES
 from cost_models.profile import SCHEMA_VERSION, Profile
 from cost_models.units import from_si, join_key, split_key
 
@@ -58,6 +61,8 @@ def _profile_lines(kind: str, p: Profile) -> list[str]:
     lines += [f"mape = {p.mape!r}", f"shared_log_sd = {p.shared_log_sd!r}"]
     if p.sources:
         lines += ["sources = [", *(f"    {_text(source)}," for source in p.sources), "]"]
+    if p.formats:
+        lines.append(f"formats = [{', '.join(_text(name) for name in p.formats)}]")
     for name in ("residual_log_sd", "kind_log_sd"):
         values = getattr(p, name)
         if values or name == "residual_log_sd":
@@ -77,6 +82,13 @@ def _profile_lines(kind: str, p: Profile) -> list[str]:
     for name, value in sorted(p.model.items()):
         key, written = _in_unit(name, known[name].dimension, value)
         lines.append(f"{key} = {float(f'{written:.12g}')!r}")
+    for part in p.learned:
+        lines += ["", "[[profile.learned]]", f"kind = {_text(part.kind)}"]
+        lines += [f"dtype = {_text(part.dtype)}", f"log_sd = {part.log_sd:.4g}"]
+        lines.append(f"points = [  # {', '.join(AXES)}, weight")
+        for point, weight in zip(np.exp(part.points), part.weights, strict=True):
+            lines.append(f"    [{', '.join(f'{v:.5g}' for v in (*point, weight))}],")
+        lines.append("]")
     return lines
 
 

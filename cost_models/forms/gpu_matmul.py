@@ -73,9 +73,11 @@ def _matmul_block(
     m, n, k, batch = (getattr(ops, c).astype(np.float64) for c in ("m", "n", "k", "batch"))
     values = m * n * batch
     again = np.where(batch > 1, read("batched_output") * width, 0.0) * values
-    moved = ops.weight_bytes + ops.activation_bytes + again
+    activations = ops.activation_bytes + again
+    moved = ops.weight_bytes + activations
     share = facts.bandwidth * read(f"bandwidth_share_{family}")
-    memory = moved * missed(facts, read("resident"), working_set) / share
+    memory = ops.weight_bytes * missed(facts, read("resident"), working_set)
+    memory = (memory + activations * missed(facts, read("resident_values"), working_set)) / share
     rate = facts.peak * p["efficiency"]
     slow = 1.0
     if family == "fp32":

@@ -191,3 +191,16 @@ def test_whoever_prices_shapes_outside_the_measured_range_is_warned_once(
     (record,) = [r for r in caplog.records if "warned of once" in r.getMessage()]
     assert record.levelname == "WARNING"
     assert "their interval is 2 times as wide" in record.getMessage()
+
+
+def test_a_format_that_a_profile_did_not_measure_has_the_errors_of_the_form(
+    make_ops: MakeOps, make_device: MakeDevice
+) -> None:
+    bare = make_device()
+    fitted = replace(bare, profile=replace(PROFILE, formats=("bf16",)))
+    seen, other = (make_ops(m=64, k=64, dtype=name) for name in ("bf16", "fp32"))
+    assert price_ops(seen, fitted).own_log_sd < price_ops(seen, bare).own_log_sd
+    assert price_ops(other, fitted).own_log_sd > price_ops(other, bare).own_log_sd
+    (line,) = outside_warnings(other, fitted)
+    assert line.startswith("profile p: fp32 was not measured, bf16 was;")
+    assert outside_warnings(seen, fitted) == ()

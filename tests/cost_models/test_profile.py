@@ -33,6 +33,7 @@ PROFILE = Profile(
     covered={"m": (1.0, 512.0), "attention_prefill.n": (16.0, 4096.0)},
     model={"launch_half": 7e-6, "efficiency_half": 0.7},
     sources=("gpu/a.csv", "gpu/b.csv"),
+    formats=("bf16", "fp8"),
     kind_log_sd={"matmul": 0.04},
     uncertain=("launch_half", "efficiency_half"),
     log_covariance=((0.04, 0.001), (0.001, 0.01)),

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from cost_models.calibrate.intervals import (
     RESIDUAL_FLOOR,
     SHARED_FLOOR,
-    WIDER,
     cross_conformal,
     quantile,
     scale_of_others,
@@ -74,17 +73,43 @@ def test_few_errors_leave_room() -> None:
 
 def test_an_unmeasured_device_is_scaled_by_the_others_and_never_by_itself() -> None:
     rng = np.random.default_rng(3)
-    sd = {name: np.full(500, 0.1) for name in "abc"}
-    e = {name: 0.2 * rng.standard_normal(500) for name in "abc"}
-    assert scale_of_others(e, sd, "a") == pytest.approx(2, rel=0.1)
-    assert scale_of_others(e | {"a": 50 * e["a"]}, sd, "a") == scale_of_others(e, sd, "a")
-    assert scale_of_others({"a": e["a"], "b": e["b"]}, sd, "a") == WIDER
+    names = [f"device {i}" for i in range(40)]
+    sd = {name: np.full(200, 0.1) for name in names}
+    e = {name: 0.2 * rng.standard_normal(200) for name in names}
+    assert scale_of_others(e, sd, names[0]) == pytest.approx(2, rel=0.1)
+    wild = e | {names[0]: 50 * e[names[0]]}
+    assert scale_of_others(wild, sd, names[0]) == scale_of_others(e, sd, names[0])
 
 
 def test_every_device_counts_alike_however_many_rows_it_has() -> None:
-    e = {"a": np.zeros(1), "b": np.full(10_000, 0.01), "c": np.full(10, 0.5)}
-    sd = {name: np.full(v.size, 0.1) for name, v in e.items()}
-    assert scale_of_others(e, sd, "a") == pytest.approx(0.5 / 0.1 / Z90)
+    few = {"a": np.zeros(1), "b": np.full(10, 0.01), "c": np.full(10, 0.5)}
+    many = few | {"b": np.full(10_000, 0.01)}
+    factors = [
+        scale_of_others(e, {name: np.full(v.size, 0.1) for name, v in e.items()}, "a")
+        for e in (few, many)
+    ]
+    assert factors[0] == pytest.approx(factors[1])
+
+
+def test_the_fewer_devices_were_tried_the_wider_an_interval_is() -> None:
+    right = np.random.default_rng(4).standard_normal(4000) * 0.1
+    factors = []
+    for count in (0, 1, 4, 40):
+        e = {"mine": right} | {f"device {i}": right for i in range(count)}
+        factors.append(scale_of_others(e, {n: np.full(4000, 0.1) for n in e}, "mine"))
+    assert factors == sorted(factors, reverse=True)
+    assert factors[0] > 1.5
+    assert factors[-1] == pytest.approx(1, abs=0.05)
+
+
+def test_a_device_with_an_error_of_its_own_is_covered_after_one_other_was_seen() -> None:
+    rng = np.random.default_rng(5)
+    inside = []
+    for _ in range(300):  # pairs of devices whose rows share an error four times their own
+        e = {n: 0.4 * rng.standard_normal() + 0.1 * rng.standard_normal(50) for n in "ab"}
+        factor = scale_of_others(e, {n: np.full(50, 0.25) for n in "ab"}, "a")
+        inside.append(np.abs(e["a"]) <= Z90 * factor * 0.25)
+    assert 0.80 < np.mean(inside) < 0.97
 
 
 def groups_of_errors(between: float, within: float) -> tuple[np.ndarray, np.ndarray]:

@@ -21,6 +21,7 @@ from cost_models.calibrate.posterior import (
     thinned,
 )
 from cost_models.device import Device, load_device, with_parameters
+from search_spaces.candidate import DTYPES
 from search_spaces.errors import InputError
 
 from .synthetic import matmuls, measured_on, table
@@ -258,3 +259,18 @@ def test_thinning_keeps_small_tables_whole() -> None:
     kept = place[thinned(place, 400)]
     assert np.bincount(kept).tolist() == [185, 30, 185]
     assert thinned(place, 2000).size == 1630
+
+
+def test_families_that_share_no_parameter_are_fitted_as_if_each_were_alone(gpu: Device) -> None:
+    names = ("launch_half", "efficiency_half", "launch_fp32", "efficiency_fp32")
+    half = measured_on(gpu, {"efficiency_half": 0.6}, np.random.default_rng(1), rows=60)
+    ops = half.ops.take(np.arange(60))
+    ops.dtype[:] = DTYPES.index("fp32")
+    single = replace(half, ops=ops, seconds=half.seconds * 12)
+    both = fit_rows([half, single], gpu, names=names)
+    for part in (half, single):
+        alone = fit_rows([part], gpu, names=names)
+        for name in names:
+            if alone.log_sd[name] < 0.9 * default_prior(gpu).log_sd[name]:
+                assert both.model[name] == pytest.approx(alone.model[name], rel=1e-3), name
+                assert both.log_sd[name] == pytest.approx(alone.log_sd[name], rel=1e-2), name

@@ -119,6 +119,15 @@ def test_small_sets_that_are_used_again_are_quicker_and_never_slower(h100: Devic
     assert operator_time_s(ops, kept, working_set_bytes=np.inf) == pytest.approx(cold)
 
 
+def test_values_stay_in_cache_where_a_loop_goes_through_several_weights(h100: Device) -> None:
+    rotated = with_parameters(h100, {"resident": 0.01, "resident_values": 0.9})
+    for m, n, saved in ((8192, 32, True), (32, 8192, False)):
+        ops = _matmul(m, 1024, n, "bf16")
+        cold = operator_time_s(ops, rotated)[0]
+        again = operator_time_s(ops, rotated, working_set_bytes=17e6)[0]
+        assert (again < 0.9 * cold) == saved
+
+
 @settings(max_examples=20, deadline=None)
 @given(order=st.permutations(list(range(6))))
 def test_an_operator_costs_the_same_whatever_stands_beside_it(order: list[int]) -> None:

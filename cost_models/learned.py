@@ -1,0 +1,84 @@
+"""What a form leaves over on a known device, learned from many measurements of it.
+
+A sum of smooth bumps in the logarithms of an operator's sizes, one sum for each kind and number
+format, multiplies the form's time:
+
+    log factor(x) = sum over points z of  weight_z exp(-|x - z|^2 / 2)
+
+with x the logarithms of m, k, n, batch and count. A bump is one e-fold wide, so that what is
+learned carries over to neighbouring sizes and fades to nothing away from them: the form alone
+answers there, and `unsure` says so. A device that was never measured has no points.
+`calibrate/learn.py` makes them; profiles hold them as data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from search_spaces.candidate import DTYPES
+from search_spaces.ops import KIND, OpTable
+
+F64 = NDArray[np.float64]
+
+AXES: tuple[str, ...] = ("m", "k", "n", "batch", "count")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Learned:
+    """What was learned of one kind of operator in one number format."""
+
+    kind: str  # as in search_spaces.ops.KINDS
+    dtype: str
+    log_sd: float  # of what the form leaves over: of the factor, far from every point
+    points: F64  # [Q, len(AXES)] logarithms of sizes
+    weights: F64  # [Q]
+
+    def log_factor(self, ops: OpTable) -> F64:
+        """Logarithm of (measured / form) of R operators of this kind and format [R]."""
+        found: F64 = bumps(sizes(ops), self.points) @ self.weights
+        return found
+
+    def unsure(self, ops: OpTable) -> F64:
+        """Log error [R] that stays: none at a point, `log_sd` away from all of them."""
+        near = bumps(sizes(ops), self.points).max(axis=1)
+        return np.asarray(self.log_sd * np.sqrt(1.0 - near**2))
+
+    def mine(self, ops: OpTable) -> NDArray[np.bool_]:
+        """Which of R operators it is about."""
+        return np.asarray((ops.kind == KIND[self.kind]) & (ops.dtype == DTYPES.index(self.dtype)))
+
+
+def sizes(ops: OpTable) -> F64:
+    """Logarithms of the sizes of R operators [R, len(AXES)]."""
+    found: F64 = np.log(np.maximum(np.stack([getattr(ops, a) for a in AXES], axis=1), 1.0))
+    return found
+
+
+def bumps(x: F64, points: F64) -> F64:
+    """exp(-|x - z|^2 / 2) of R places and Q points [R, Q]."""
+    squares = (x**2).sum(axis=1)[:, None] + (points**2).sum(axis=1)[None, :] - 2 * x @ points.T
+    return np.asarray(np.exp(-0.5 * np.maximum(squares, 0.0)))
+
+
+def factor(ops: OpTable, learned: Sequence[Learned]) -> F64:
+    """What R operators take, relative to the form's time [R]; 1 where nothing was learned."""
+    found = np.ones(len(ops))
+    for part in learned:
+        mine = part.mine(ops)
+        if mine.any():
+            found[mine] = np.exp(part.log_factor(ops.take(mine)))
+    return found
+
+
+def unsure(ops: OpTable, learned: Sequence[Learned]) -> F64:
+    """Log error of the factor of R operators [R]; 0 where nothing was learned."""
+    found = np.zeros(len(ops))
+    for part in learned:
+        mine = part.mine(ops)
+        if mine.any():
+            found[mine] = part.unsure(ops.take(mine))
+    return found
