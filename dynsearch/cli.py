@@ -221,6 +221,10 @@ def gains(
         str,
         typer.Option(help="Number formats to search, separated by commas; else those that pay."),
     ] = "",
+    families: Annotated[
+        str,
+        typer.Option(help="What to compare, separated by commas; else all, static networks too."),
+    ] = "",
     json_: Json = False,
     quiet: Quiet = False,
 ) -> int:
@@ -238,6 +242,7 @@ def gains(
             rows=rows,
             repeats=repeats,
             formats=_formats(formats),
+            families=_families(families),
             progress=progress,
         )
     return _finish(ctx, result, command.show)
@@ -445,6 +450,18 @@ def _formats(text: str) -> tuple[str, ...] | None:
     if unknown or "fp32" not in names:
         rule = f"name some of {','.join(FORMATS)}, fp32 among them: everything is compared with it"
         raise _bad_option("--formats", unknown[0] if unknown else text, rule)
+    return names
+
+
+def _families(text: str) -> tuple[str, ...]:
+    """What `--families` names, or everything."""
+    from dynsearch.gains.run import COMPARED, STATIC
+
+    names = tuple(part.strip() for part in text.split(",")) if text else COMPARED
+    unknown = [name for name in names if name not in COMPARED]
+    if unknown or set(names) <= {STATIC}:
+        rule = f"name some of {','.join(COMPARED)}, one that is searched among them"
+        raise _bad_option("--families", unknown[0] if unknown else text, rule)
     return names
 
 

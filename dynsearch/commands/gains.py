@@ -24,6 +24,7 @@ def gains(
     rows: int,
     repeats: int,
     formats: Sequence[str] | None,
+    families: Sequence[str],
     progress: Progress,
 ) -> dict[str, Any]:
     """Compare the families of every job for every seed, and write tables and plots.
@@ -36,6 +37,7 @@ def gains(
         rows: Report rows to time.
         repeats: Repeats of the timing.
         formats: Number formats to search; None: fp32 and those that are not slower here.
+        families: Names in `gains.run.COMPARED`.
         progress: Shows what happens.
 
     Returns:
@@ -53,6 +55,7 @@ def gains(
                 rows=rows,
                 repeats=repeats,
                 formats=formats,
+                families=families,
                 progress=progress,
             )
             for seed in seeds

@@ -46,7 +46,7 @@ def _static_fronts(result: Result) -> list[dict[str, Any]]:
     """The fine-tuned static networks as a family: the shallowest that a level allows."""
     out = []
     static = [r for r in result["references"] if r["name"] != "conventional"]
-    for group in result["timings"]:
+    for group in result["timings"] if static else ():
         points = []
         for r in static:
             levels = [

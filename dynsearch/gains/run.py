@@ -40,11 +40,14 @@ from dynsearch.quality.references import open_reference, reference_candidate
 from dynsearch.search.runs import source_commit
 from dynsearch.threads import all_cores
 from search_spaces.codec import candidate_to_dict
+from search_spaces.space import FAMILIES
 from search_spaces.workload import Workload
 
 SCHEMA_VERSION = 1
 BATCHES = (1, 8)  # above 1 sorted by length
 STATIC_LAYERS = (2, 3, 4)
+STATIC = "static"
+COMPARED = (*FAMILIES, STATIC)
 MIN_ROWS = 400
 
 
@@ -57,6 +60,7 @@ def compare(
     rows: int = MIN_ROWS,
     repeats: int = 5,
     formats: Sequence[str] | None = None,
+    families: Sequence[str] = COMPARED,
     progress: Progress,
 ) -> dict[str, Any]:
     """Compare the families of `job` for one seed; what is on disk already is used again.
@@ -70,10 +74,11 @@ def compare(
         repeats: Repeats of the timing.
         formats: Number formats to search, fp32 among them, whatever the job's are; None: the job's
             that are not slower than fp32 on this machine. In the others static networks are timed.
+        families: Which of `COMPARED`, one that is searched among them.
         progress: Shows what happens.
 
     Returns:
-        The content of `result.json`.
+        The content of `result.json`, of a finished comparison if it has all `families`.
 
     Raises:
         InputError: whatever is wrong with the job.
@@ -82,7 +87,8 @@ def compare(
     done = folder / "result.json"
     if done.is_file():
         found: dict[str, Any] = json.loads(done.read_text(encoding="utf-8"))
-        return found
+        if set(families) <= set(found["families"]):
+            return found
     if job.quality.metric != "accuracy":
         raise InputError.one(
             job.source, "quality.metric", job.quality.metric, "families are compared by accuracy"
@@ -97,37 +103,41 @@ def compare(
         seed=seed,
         trials=trials,
         progress=progress,
+        families=[name for name in FAMILIES if name in families],
     )
-    joint = next(s for s in searched if s.family == "joint")
-    full = full_network(joint)
+    one = searched[0]
+    full = full_network(one)
+    static = [k for k in STATIC_LAYERS if k < full.trace.num_layers] if STATIC in families else []
     progress.stage("naming points on the search rows")
     fronts = _all_fronts(searched, full, progress)
     _freeze(folder, fronts, full)  # nothing is chosen after this line
     progress.stage("confirming them on the report rows")
-    quality = joint.opened.quality
+    quality = one.opened.quality
     with all_cores():
         full_report = quality.record(full.outer["fp32"], "report")
     correct = full_report.logits[:, -1].argmax(axis=-1) == full_report.labels
     picks = [p for f in fronts for p in f.picks]
     confirmed = confirm_picks(
         picks,
-        scene=joint.opened.scene,
+        scene=one.opened.scene,
         full=full,
         full_report=full_report,
         quality=quality,
         on_progress=progress.share,
     )
-    references = _references(joint, full, correct, progress)
+    references = _references(one, static, full, correct, progress)
     progress.stage("timing everything in turns")
     timings = folder / "timings.json"
-    plan = folder / "to-time.json"
-    _write(plan, _to_time(joint, full, fronts))
+    plan, wanted = folder / "to-time.json", _to_time(one, static, full, fronts)
+    if not plan.is_file() or json.loads(plan.read_text(encoding="utf-8")) != wanted:
+        timings.unlink(missing_ok=True)
+        _write(plan, wanted)
     if not timings.is_file():
         run_apart(
             time_apart,
             timings,
             plan,
-            joint.opened.run.path,
+            one.opened.run.path,
             rows,
             repeats,
             progress=progress.share,
@@ -139,7 +149,8 @@ def compare(
         "commit": source_commit(),
         "processor": processor(),
         "cores": usable_cores(),
-        "threads": joint.opened.scene.workload.threads,
+        "threads": one.opened.scene.workload.threads,
+        "families": [name for name in COMPARED if name in families],
         "passes": {s.family: len(s.traces) for s in searched},
         "rows": {
             "search": full.trace.num_samples,
@@ -241,11 +252,14 @@ def _front_record(front: FamilyFront, confirmed: dict[str, Confirmed]) -> dict[s
 
 
 def _references(
-    joint: Searched, full: FullNetwork, correct: NDArray[np.bool_], progress: Progress
+    one: Searched,
+    static: Sequence[int],
+    full: FullNetwork,
+    correct: NDArray[np.bool_],
+    progress: Progress,
 ) -> list[dict[str, Any]]:
-    """The conventional network and the static ones: fine-tuned, and cut from the supernet."""
-    material, layers = joint.opened.material, full.trace.num_layers
-    static = [k for k in STATIC_LAYERS if k < layers]
+    """The conventional network and the first `static` layers, fine-tuned."""
+    material, layers = one.opened.material, full.trace.num_layers
     out = []
     for k in [layers, *static]:
         name = "conventional" if k == layers else f"first {k} layers, fine-tuned"
@@ -281,11 +295,13 @@ def _formats(folder: Path, job: Job, asked: Sequence[str] | None) -> list[str]:
     return found
 
 
-def _to_time(joint: Searched, full: FullNetwork, fronts: Sequence[FamilyFront]) -> dict[str, Any]:
+def _to_time(
+    one: Searched, static: Sequence[int], full: FullNetwork, fronts: Sequence[FamilyFront]
+) -> dict[str, Any]:
     """Named points and references of each number format and batch size."""
     groups, few = [], whole_rows(full.trace.num_samples)
     whole = {
-        batch: _full_seconds(joint, full, _workload(joint, batch), formats=FORMATS, rows=few)
+        batch: _full_seconds(one, full, _workload(one, batch), formats=FORMATS, rows=few)
         for batch in BATCHES
     }
     for dtype in FORMATS:
@@ -298,7 +314,6 @@ def _to_time(joint: Searched, full: FullNetwork, fronts: Sequence[FamilyFront]) 
                 for p in f.picks
                 if p.levels and family_of(p.candidate) != "full"
             }
-            static = [k for k in STATIC_LAYERS if k < full.trace.num_layers]
             entries = named | {
                 f"first {k} layers": candidate_to_dict(replace(outer, depth=k)) for k in static
             }
@@ -317,7 +332,7 @@ def _to_time(joint: Searched, full: FullNetwork, fronts: Sequence[FamilyFront]) 
                     },
                 }
             )
-    return {"threads": joint.opened.scene.workload.threads, "groups": groups}
+    return {"threads": one.opened.scene.workload.threads, "groups": groups}
 
 
 def _write(path: Path, data: Any) -> None:

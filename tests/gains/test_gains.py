@@ -122,6 +122,33 @@ def test_formats_to_search_are_known_ones_and_fp32_among_them(home, capsys, form
     assert says in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("families", "says"), [("static", "static"), ("joint,exits", "exits")])
+def test_families_to_compare_are_known_ones_and_one_is_searched(home, capsys, families, says):
+    assert run(["gains", str(home / "job.toml"), "--families", families, "-q"]) == 2
+    assert f"--families = {says}" in capsys.readouterr().err
+
+
+@pytest.mark.ray
+def test_some_families_are_compared_first_and_the_others_later(
+    home, result, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("DYNSEARCH_CACHE", str(home / "cache"))
+    options = ["--out", str(tmp_path), "--rows", "16", "--repeats", "1", "--formats", "fp32", "-q"]
+    found = []
+    for families in ("exit-only,joint", "joint,exit-only,static"):
+        assert run(["gains", str(home / "job.toml"), *options, "--families", families]) == 0
+        found.append(json.loads((tmp_path / "tiny-seed0" / "result.json").read_text()))
+    few, more = found
+    assert few["families"] == ["exit-only", "joint"]
+    assert list(few["passes"]) == few["families"]
+    assert [r["name"] for r in few["references"]] == ["conventional"]
+    assert "first 2 layers" not in few["timings"][0]["per_sample_s"]
+    assert more["families"] == ["exit-only", "joint", "static"]
+    assert [f["points"] for f in more["fronts"]] == [f["points"] for f in few["fronts"]]
+    assert "first 2 layers" in more["timings"][0]["per_sample_s"]  # what was new was timed
+    assert {c["family"] for c in speed_cells([few])} == {"exit-only", "joint", "joint, combined"}
+
+
 @pytest.mark.ray
 def test_families_hold_only_their_own_ideas(result):
     allowed = {
