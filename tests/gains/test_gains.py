@@ -135,8 +135,8 @@ def test_some_families_are_compared_first_and_the_others_later(
     monkeypatch.setenv("DYNSEARCH_CACHE", str(home / "cache"))
     options = ["--out", str(tmp_path), "--rows", "16", "--repeats", "1", "--formats", "fp32", "-q"]
     found = []
-    for families in ("exit-only,joint", "joint,exit-only,static"):
-        assert run(["gains", str(home / "job.toml"), *options, "--families", families]) == 0
+    for names in ("exit-only,joint", "joint,exit-only,static"):
+        assert run(["gains", str(home / "job.toml"), *options, "--families", names]) == 0
         found.append(json.loads((tmp_path / "tiny-seed0" / "result.json").read_text()))
     few, more = found
     assert few["families"] == ["exit-only", "joint"]
