@@ -33,13 +33,14 @@ def figure(results: Sequence[Mapping[str, Any]]) -> str:
     groups = sorted(
         {(c["batch"], c["dtype"]) for c in cells}, key=lambda g: (g[0], DTYPES.index(g[1]))
     )
+    shown = {name: c for name, c in COLOURS.items() if any(x["family"] == name for x in cells)}
     columns = min(2, max(1, len(groups)))
     lines = -(-len(groups) // columns)
     top = max((c["speed_up"] for c in cells), default=1.0) * 1.12
     panels = [
         tag(
             "g",
-            _panel(cells, batch, dtype, top),
+            _panel(cells, batch, dtype, top, shown),
             transform=f"translate({(i % columns) * WIDTH},{(i // columns) * HEIGHT + LEGEND})",
         )
         for i, (batch, dtype) in enumerate(groups)
@@ -50,7 +51,7 @@ def figure(results: Sequence[Mapping[str, Any]]) -> str:
         "svg",
         tag("title", title),
         tag("rect", width=width, height=height, fill="#ffffff"),
-        _legend(),
+        _legend(shown),
         panels,
         xmlns="http://www.w3.org/2000/svg",
         viewBox=f"0 0 {width} {height}",
@@ -62,9 +63,9 @@ def figure(results: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
-def _legend() -> list[Html]:
+def _legend(shown: Mapping[str, str]) -> list[Html]:
     out, x = [], LEFT
-    for family, colour in COLOURS.items():
+    for family, colour in shown.items():
         out.append(tag("rect", x=x, y=12, width=12, height=12, fill=colour, rx=2))
         out.append(_text(x + 17, 22, family, anchor="start"))
         x += 17 + 8 * len(family) + 12
@@ -72,7 +73,13 @@ def _legend() -> list[Html]:
     return out
 
 
-def _panel(cells: Sequence[Mapping[str, Any]], batch: int, dtype: str, top: float) -> list[Html]:
+def _panel(
+    cells: Sequence[Mapping[str, Any]],
+    batch: int,
+    dtype: str,
+    top: float,
+    shown: Mapping[str, str],
+) -> list[Html]:
     plot_w, plot_h = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
     order = "" if batch == 1 else ", sorted by length"
     out = [_text(LEFT, 20, f"{dtype}, batch {batch}{order}", anchor="start", weight=600)]
@@ -82,12 +89,12 @@ def _panel(cells: Sequence[Mapping[str, Any]], batch: int, dtype: str, top: floa
         out.append(tag("line", x1=LEFT, x2=WIDTH - RIGHT, y1=y, y2=y, stroke=colour))
         out.append(_text(LEFT - 6, y + 4, f"{tick:g}x", anchor="end", soft=True))
     slot = plot_w / len(LOSS_LEVELS)
-    bar = slot * 0.8 / len(COLOURS)
+    bar = slot * 0.8 / len(shown)
     for i, level in enumerate(LOSS_LEVELS):
         middle = LEFT + slot * (i + 0.5)
         label = "no loss" if level == 0 else f"{100 * level:g} points"
         out.append(_text(middle, HEIGHT - BOTTOM + 18, label))
-        for k, (family, colour) in enumerate(COLOURS.items()):
+        for k, (family, colour) in enumerate(shown.items()):
             mine = [
                 c
                 for c in cells
@@ -99,7 +106,7 @@ def _panel(cells: Sequence[Mapping[str, Any]], batch: int, dtype: str, top: floa
             speed = mean(c["speed_up"] for c in mine)
             missed = mean(c["confirmed_loss"] for c in mine) > level + 1e-12
             high = plot_h * speed / top
-            x = middle + bar * (k - len(COLOURS) / 2)
+            x = middle + bar * (k - len(shown) / 2)
             out.append(
                 tag(
                     "rect",

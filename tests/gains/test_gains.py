@@ -18,6 +18,7 @@ from dynsearch.gains import families
 from dynsearch.gains import run as gains_run
 from dynsearch.gains.cells import speed_cells
 from dynsearch.gains.formats import format_table
+from dynsearch.gains.plot import figure
 from dynsearch.gains.table import _agreement, agreement
 from dynsearch.testing import tiny_data, tiny_model
 
@@ -254,6 +255,27 @@ def test_speed_up_is_a_ratio_of_times_in_one_group_and_missed_levels_stay():
     assert cells[0.01]["against_fp32"] == 10.0
     assert cells[0.01]["confirmed_loss"] == 0.02
     assert "speed_up" not in cells[0.0]
+
+
+def test_a_plot_shows_the_families_that_were_compared():
+    cell = {"confirmed": {"loss": 0.02, "low": 0.01, "high": 0.03}, "selected_loss": 0.0}
+    fronts = [
+        {
+            "family": name,
+            "dtype": "fp32",
+            "batch": 1,
+            "points": [cell | {"id": "a", "levels": [0.01]}],
+        }
+        for name in ("exit-only", "joint")
+    ]
+    times = {"a": {"median": 1.0}, "full": {"median": 3.0}}
+    timings = [{"dtype": "fp32", "batch": 1, "per_sample_s": times}]
+    result = {"job": "x", "seed": 0, "full": {"selected_error": 0.1}, "references": []}
+    drawn = figure([result | {"fronts": fronts, "timings": timings}])
+    assert "exit-only: 3.00x" in drawn
+    assert ">joint<" in drawn
+    assert "skim-only" not in drawn
+    assert "static" not in drawn
 
 
 def test_formats_threads_and_speed_ups_are_ratios_to_the_right_full_network():
