@@ -48,7 +48,7 @@ def keep_freed_memory() -> None:
     """Let this process keep what it frees, where its C library is glibc.
 
     Training frees and asks for the same hundreds of megabytes in every step; given back in
-    between, they cost a third of the time in page faults.
+    between, every page of them would fault in again.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
