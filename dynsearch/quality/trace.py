@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dynsearch.export.files import write_atomic
+from dynsearch.quality.trace_checks import trace_problems
 from search_spaces.errors import InputError
 
 SCHEMA_VERSION = 1
@@ -92,7 +93,8 @@ def load_trace(path: Path, expect_weights_hash: str | None = None) -> Trace:
         expect_weights_hash: Weights that the trace must come from; None accepts any.
 
     Raises:
-        InputError: when the file is missing, damaged, of a newer schema or of other weights.
+        InputError: when the file is missing, damaged, of a newer schema or of other weights, or
+            what it holds is no trace (`trace_problems`).
     """
     arrays, header = _read(path, None)
     aux = {n.removeprefix(_AUX): a for n, a in arrays.items() if n.startswith(_AUX)}
@@ -104,7 +106,10 @@ def load_trace(path: Path, expect_weights_hash: str | None = None) -> Trace:
     if missing:
         text = "is incomplete; delete it and `dynsearch resume RUN` runs the pass again"
         raise InputError.one(path, ", ".join(missing), None, text)
-    return Trace(**{name: arrays[name] for name in _ARRAYS}, aux=aux, header=header)
+    trace = Trace(**{name: arrays[name] for name in _ARRAYS}, aux=aux, header=header)
+    if problems := trace_problems(trace, path):
+        raise InputError(problems)
+    return trace
 
 
 def trace_header(path: Path) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -69,3 +70,51 @@ def test_a_missing_file_and_other_weights_are_refused(tmp_path: Path) -> None:
     path = save_trace(tmp_path / "0.npz", a_trace())
     with pytest.raises(InputError, match="other weights"):
         load_trace(path, "cd")
+
+
+def saved(tmp_path: Path, **changes: object) -> Path:
+    return save_trace(tmp_path / "0.npz", replace(a_trace(), **changes))
+
+
+def logits_with(value: float, *, exit: int) -> np.ndarray:
+    logits = a_trace().logits.copy()
+    logits[:, exit - 1] = value
+    return logits
+
+
+@pytest.mark.parametrize(
+    ("changes", "key", "message"),
+    [
+        ({"logits": logits_with(0.0, exit=2)}, "logits.exit 2", "is missing"),
+        ({"logits": logits_with(np.nan, exit=3)}, "logits.exit 3", "NaN or infinite"),
+        ({"logits": np.zeros((5, 3), dtype=np.float32)}, "logits", "samples, layers, classes"),
+        ({"labels": np.full(5, 2)}, "labels", "classes of the logits"),
+        ({"labels": np.zeros(4, dtype=np.int64)}, "labels", r"integers \[5\]"),
+        ({"lengths": np.ones(5)}, "lengths", "must be integers"),
+        ({"tokens_layer": np.ones((5, 2), dtype=np.int32)}, "tokens_layer", r"\[5, 3\]"),
+        ({"expert_tokens": np.ones((5, 3), dtype=np.int32)}, "expert_tokens", r"\[5, 3, any\]"),
+        ({"aux": {"gap": np.full((5, 3), np.nan)}}, "aux.gap", "15 values are NaN"),
+        ({"aux": {"gap": np.zeros((5, 2))}}, "aux.gap", "as the logits say"),
+        ({"header": {"depth": 4}}, "depth", "must lie in 1..3"),
+    ],
+)
+def test_what_is_no_trace_is_refused_by_the_name_of_its_array(
+    tmp_path: Path, changes: dict[str, object], key: str, message: str
+) -> None:
+    path = saved(tmp_path, **changes)
+    with pytest.raises(InputError, match=message) as caught:
+        load_trace(path)
+    assert [p.key for p in caught.value.problems] == [key]
+    assert caught.value.problems[0].file == str(path)
+
+
+def test_exits_above_the_depth_need_not_be_there(tmp_path: Path) -> None:
+    path = saved(tmp_path, logits=logits_with(0.0, exit=3), header={"depth": 2})
+    assert load_trace(path).depth == 2
+
+
+def test_all_that_is_wrong_is_told_at_once(tmp_path: Path) -> None:
+    path = saved(tmp_path, logits=logits_with(0.0, exit=1), lengths=np.ones(4, dtype=np.int64))
+    with pytest.raises(InputError) as caught:
+        load_trace(path)
+    assert {p.key for p in caught.value.problems} == {"lengths", "logits.exit 1"}
