@@ -47,8 +47,8 @@ def random_trace(rng: np.random.Generator, n: int, layers: int) -> Trace:
     )
 
 
-def shipped_cost(layers: int) -> LayerCost:
-    """An encoder of width 384 on four devices."""
+def shipped_cost(layers: int, devices: int = len(DEVICES)) -> LayerCost:
+    """An encoder of width 384 on the first `devices` of four."""
     net = Backbone(
         name="bench",
         num_layers=layers,
@@ -60,7 +60,7 @@ def shipped_cost(layers: int) -> LayerCost:
     )
     return build_layer_cost(
         Candidate(backbone=net, depth=layers),
-        [load_device(name) for name in DEVICES],
+        [load_device(name) for name in DEVICES[:devices]],
         workload=Workload(batch=8, max_len=MAX_LEN),
         num_classes=2,
     )
