@@ -13,7 +13,7 @@ from search_spaces.errors import Problem
 if TYPE_CHECKING:
     from dynsearch.quality.trace import Trace
 
-_AGAIN = "record the trace again"
+_AGAIN = "delete it and `dynsearch resume RUN` runs the pass again, or record it anew"
 
 
 def trace_problems(trace: Trace, file: object) -> list[Problem]:
@@ -28,6 +28,10 @@ def trace_problems(trace: Trace, file: object) -> list[Problem]:
         text = f"must be floats [samples, layers, classes], none of them 0; {_AGAIN}"
         found = f"{logits.dtype}{list(logits.shape)}"
         return [Problem(str(file), "logits", found, text)]
+    n_layers = trace.tokens_layer.shape[:2]
+    if len(n_layers) == 2 and n_layers != logits.shape[:2]:
+        text = f"must be [{n_layers[0]}, {n_layers[1]}, classes], as tokens_layer says; {_AGAIN}"
+        return [Problem(str(file), "logits", f"{logits.dtype}{list(logits.shape)}", text)]
     found_in = [*_shape_problems(trace), *_exit_problems(trace), *_label_problems(trace)]
     return [Problem(str(file), key, value, f"{text}; {_AGAIN}") for key, value, text in found_in]
 

@@ -51,7 +51,7 @@ def candidate(tmp_path: Path) -> Path:
 def trace(exits: list[int], lengths: list[int], **changes: Any) -> Trace:
     """Inputs that are sure (two classes) after the given 0-based layer and not before."""
     n, layers = len(exits), CANDIDATE.backbone.num_layers
-    logits = np.zeros((n, layers, 2), dtype=np.float32)
+    logits = np.ones((n, layers, 2), dtype=np.float32)
     for row, layer in enumerate(exits):
         logits[row, layer:, 0] = 9.0
     into_layer, into_ffn = tokens_per_layer(np.array(lengths), stack([CANDIDATE]).keep_rate[0])
