@@ -1,9 +1,9 @@
-"""Replay of 1,000 policies on 100,000 samples and 12 exits. Run: python tests/bench/replay_large.py.
+"""Replay of 1,000 policies on 100,000 samples. Run: python tests/bench/replay_large.py.
 
-One criterion at a time, random exit sets with independent thresholds per exit, priced on one
-device: decisions, errors and mean latency at batch 1 and at batch 8 (sorted, compaction). Seconds
-are processor time of one core, scores and tables included; memory is the peak of the process up
-to there. Prints figures, asserts nothing.
+12 exits, one criterion at a time; random exit sets with independent thresholds per exit, priced
+on one device: decisions, errors and mean latency at batch 1 and at batch 8 (sorted, compaction).
+Seconds are processor time of one core, scores and tables included; memory is the peak of the
+process up to there. Prints figures, asserts nothing.
 """
 
 from __future__ import annotations
