@@ -41,7 +41,8 @@ class ExpectedBatches:
     @property
     def depth(self) -> F64:
         """Layers that a batch runs [P]: E[M]."""
-        return self.runs.sum(axis=-1)
+        depth: F64 = self.runs.sum(axis=-1)
+        return depth
 
 
 def oracle_exit(correct: Bool) -> I64:
@@ -51,7 +52,8 @@ def oracle_exit(correct: Bool) -> I64:
         correct: Whether each exit is right [..., N, L].
     """
     last = correct.shape[-1] - 1
-    return np.where(correct.any(axis=-1), correct.argmax(axis=-1), last)
+    first: I64 = np.where(correct.any(axis=-1), correct.argmax(axis=-1), last)
+    return first
 
 
 def depth_law(where: I64, num_layers: int, length: ArrayLike = 0, num_lengths: int = 1) -> F64:
@@ -70,7 +72,8 @@ def depth_law(where: I64, num_layers: int, length: ArrayLike = 0, num_lengths: i
     start = np.arange(len(rows))[:, None] * size
     counts = np.bincount((rows + start).ravel(), minlength=len(rows) * size)
     shape = (*cell.shape[:-1], num_layers, num_lengths)
-    return counts.reshape(shape) / cell.shape[-1]
+    law: F64 = counts.reshape(shape) / cell.shape[-1]
+    return law
 
 
 def affine_stages(
@@ -219,7 +222,8 @@ def _at_most(alive: F64, batch: int, among: F64 | None = None) -> F64:
     b = np.arange(1, batch + 1)[:, None]
     inside = alive if among is None else among
     log_inside = xlogy(b, inside[..., None, :])
-    return np.exp(_log_ways(batch) + _log_left(alive, batch) + log_inside)
+    chance: F64 = np.exp(_log_ways(batch) + _log_left(alive, batch) + log_inside)
+    return chance
 
 
 def _longest(at_most: NDArray[Any]) -> F64:

@@ -84,7 +84,8 @@ def expected_copy_state(
     full = cost.layer[..., :batch] + on[:, None] * cost.check[..., :batch]
     total = np.einsum("dlb,lb->d", full, chance[:, 1:])
     total += np.einsum("dlb,lb->d", cost.keys[..., :batch][..., ::-1], chance[:, :batch])
-    return total + cost.head[:, :batch] @ chance[-1, 1:]
+    total += cost.head[:, :batch] @ chance[-1, 1:]
+    return total
 
 
 def simulate_copy_state(cost: DecodeCost, where: I64, on: Bool, *, wait: bool = True) -> F64:
@@ -102,7 +103,8 @@ def simulate_copy_state(cost: DecodeCost, where: I64, on: Bool, *, wait: bool = 
     full, keys = _padded(cost.layer + on[:, None] * cost.check), _padded(cost.keys)
     layers = np.arange(on.size)
     total = (full[:, layers, live] + keys[:, layers, batch - live]).sum(axis=2)
-    return total + _padded(cost.head)[:, live[:, -1]]
+    seconds: F64 = total + _padded(cost.head)[:, live[:, -1]]
+    return seconds
 
 
 def pending_law(whole: float, cap: int) -> F64:
@@ -111,8 +113,8 @@ def pending_law(whole: float, cap: int) -> F64:
     A step goes through the whole network with probability `whole`, and for certain at m = cap;
     then m is 0 again. The chain's stationary law is a geometric one, cut at the cap.
     """
-    chance: F64 = (1.0 - whole) ** np.arange(cap + 1)
-    return chance / chance.sum()
+    chance = (1.0 - whole) ** np.arange(cap + 1)
+    return np.asarray(chance / chance.sum())
 
 
 def expected_recompute(cost: DecodeCost, law: F64, on: Bool, batch: int, cap: int) -> F64:
@@ -148,11 +150,12 @@ def expected_sync(cost: DecodeCost, law: F64, exit_layer: int, batch: int, cap: 
         cap: Tokens of a row that may be stacked.
     """
     deep = float(step_enters(law, batch)[exit_layer + 1])
-    low = np.arange(law.size) <= exit_layer
-    total = _pass(cost, low * 1.0, batch) + cost.check[:, exit_layer, batch - 1]
+    layers = np.arange(law.size)
+    low, high = (part.astype(np.float64) for part in (layers <= exit_layer, layers > exit_layer))
+    total = _pass(cost, low, batch) + cost.check[:, exit_layer, batch - 1]
     for m, share in enumerate(pending_law(deep, cap)):
         chance = share * (1.0 if m == cap else deep)
-        total += chance * (_pass(cost, 1.0 - low, batch * (m + 1)) + cost.head[:, batch - 1])
+        total += chance * (_pass(cost, high, batch * (m + 1)) + cost.head[:, batch - 1])
     return total
 
 
@@ -178,9 +181,10 @@ def simulate_pending(
     run = layers <= depth  # [S, L]
     tokens = np.where(layers >= first_deep, batch * (waiting[:, None] + 1), batch)
     checked = on & run & ((layers < first_deep) | ~forced[:, None])
-    total = (cost.layer[:, layers, tokens - 1] * run).sum(axis=2)
+    total: F64 = (cost.layer[:, layers, tokens - 1] * run).sum(axis=2)
     total += cost.check[:, :, batch - 1] @ checked.T
-    return total + cost.head[:, batch - 1 : batch] * run[:, -1]
+    total += cost.head[:, batch - 1 : batch] * run[:, -1]
+    return total
 
 
 def _waiting(whole: Bool, cap: int) -> I64:
@@ -256,7 +260,8 @@ def simulate_monotone(cost: DecodeCost, where: I64, on: Bool) -> F64:
     deepest = np.minimum.accumulate(where, axis=0).max(axis=1)
     step = cost.layer[:, :, batch - 1] + on * cost.check[:, :, batch - 1]
     upto = np.cumsum(step, axis=1)[:, deepest]
-    return upto + cost.head[:, batch - 1 : batch] * ~on[deepest]
+    seconds: F64 = upto + cost.head[:, batch - 1 : batch] * ~on[deepest]
+    return seconds
 
 
 def running_minimum(law: F64, positions: int) -> F64:

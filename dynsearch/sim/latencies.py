@@ -80,4 +80,5 @@ def sample_latencies(
 
 def compaction_points(on: Bool, period: int) -> Bool:
     """Layers after whose exit the batch shrinks [..., L]: every `period`-th early exit `on`."""
-    return on & (np.cumsum(on, axis=-1) % period == 0)
+    points: Bool = on & (np.cumsum(on, axis=-1) % period == 0)
+    return points

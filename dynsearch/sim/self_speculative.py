@@ -34,7 +34,8 @@ def tokens_per_cycle(acceptance: ArrayLike, drafted: ArrayLike, batch: ArrayLike
     rate = np.asarray(acceptance, np.float64) ** np.asarray(batch)
     count = np.asarray(drafted, np.float64) + 1.0
     safe = np.where(rate < 1.0, rate, 0.0)
-    return np.where(rate < 1.0, (1.0 - safe**count) / (1.0 - safe), count)
+    mean: F64 = np.where(rate < 1.0, (1.0 - safe**count) / (1.0 - safe), count)
+    return mean
 
 
 def cycle_s(draft_s: ArrayLike, verify_s: ArrayLike, drafted: ArrayLike) -> F64:
@@ -46,7 +47,8 @@ def cycle_s(draft_s: ArrayLike, verify_s: ArrayLike, drafted: ArrayLike) -> F64:
             are shared, else all layers.
         drafted: d.
     """
-    return np.asarray(drafted) * np.asarray(draft_s, np.float64) + np.asarray(verify_s)
+    seconds: F64 = np.asarray(drafted) * np.asarray(draft_s, np.float64) + np.asarray(verify_s)
+    return seconds
 
 
 def shares_of_a_step(
