@@ -23,6 +23,7 @@ from scipy.special import gammaln, xlogy
 
 from dynsearch.sim.latencies import compaction_points, sample_latencies
 from dynsearch.sim.layer_cost import StageTable
+from search_spaces.errors import InputError
 
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
@@ -122,8 +123,14 @@ def expected_batches(
         batch: B; 1 is serial execution.
         wait: Everyone waits for the last of the batch.
         period: Else the batch shrinks at every so many early exits.
+
+    Raises:
+        InputError: `t` knows no batch so large.
     """
     P, L, _ = law.shape
+    if batch > t.layer.shape[2]:
+        text = f"stages are priced for batches of up to {t.layer.shape[2]}"
+        raise InputError.one("arguments", "batch", batch, text)
     shrinks = compaction_points(on, period) & (not wait)
     gone = np.cumsum(law, axis=1)
     everyone = law.sum(axis=1, keepdims=True)

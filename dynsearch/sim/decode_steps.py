@@ -28,6 +28,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import binom
 
+from search_spaces.errors import InputError
+
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
 Bool = NDArray[np.bool_]
@@ -41,6 +43,17 @@ class DecodeCost:
     keys: F64  # [D, L, M] keys and values of one layer alone
     check: F64  # [D, L, M] early exit after each layer
     head: F64  # [D, M] the last head, which always answers
+
+    def require(self, tokens: int) -> None:
+        """Ask for so many tokens at once.
+
+        Raises:
+            InputError: no costs of so many are there.
+        """
+        known = self.layer.shape[2]
+        if tokens > known:
+            text = f"a step may take along more tokens than the {known} that costs are given for"
+            raise InputError.one("arguments", "cost", tokens, text)
 
 
 def entering(law: F64) -> F64:
@@ -73,6 +86,7 @@ def expected_copy_state(
         wait: All rows run until the deepest has left, then the layers above make keys for all;
             else rows that have left only get keys.
     """
+    cost.require(batch)
     if wait:
         runs = step_enters(law, batch)
         at_end = runs[-1] * cost.head[:, batch - 1]
@@ -98,6 +112,7 @@ def simulate_copy_state(cost: DecodeCost, where: I64, on: Bool, *, wait: bool = 
         wait: As there.
     """
     batch = where.shape[1]
+    cost.require(batch)
     live = (where[:, None] >= np.arange(on.size)[:, None]).sum(axis=2)  # [S, L]
     live = np.where(live > 0, batch, 0) if wait else live
     full, keys = _padded(cost.layer + on[:, None] * cost.check), _padded(cost.keys)
@@ -127,6 +142,7 @@ def expected_recompute(cost: DecodeCost, law: F64, on: Bool, batch: int, cap: in
         batch: Rows B.
         cap: Tokens of a row that may wait.
     """
+    cost.require(batch * (cap + 1))
     runs = step_enters(law, batch)
     pending = pending_law(float(runs[-1]), cap)
     head = cost.head[:, batch - 1]
@@ -149,6 +165,7 @@ def expected_sync(cost: DecodeCost, law: F64, exit_layer: int, batch: int, cap: 
         batch: Rows B.
         cap: Tokens of a row that may be stacked.
     """
+    cost.require(batch * (cap + 1))
     deep = float(step_enters(law, batch)[exit_layer + 1])
     layers = np.arange(law.size)
     low, high = (part.astype(np.float64) for part in (layers <= exit_layer, layers > exit_layer))
@@ -173,6 +190,7 @@ def simulate_pending(
             below it; 0: they start at the first, and a whole pass checks nothing if forced.
     """
     batch, L = where.shape[1], on.size
+    cost.require(batch * (cap + 1))
     deepest = where.max(axis=1)
     waiting = _waiting(deepest == L - 1, cap)
     forced = waiting == cap
@@ -241,6 +259,7 @@ def expected_monotone(cost: DecodeCost, reach: F64, on: Bool, batch: int) -> F64
         on: Early exits [L]; none for a schedule, whose steps all end with the last head.
         batch: Rows, independent.
     """
+    cost.require(batch)
     runs = 1.0 - (1.0 - reach) ** batch
     step = cost.layer[:, :, batch - 1] + on * cost.check[:, :, batch - 1]
     ends = -np.diff(runs, axis=1, append=0.0)  # P(the deepest row leaves after each layer)
@@ -257,6 +276,7 @@ def simulate_monotone(cost: DecodeCost, where: I64, on: Bool) -> F64:
         on: As in `expected_monotone`.
     """
     batch = where.shape[1]
+    cost.require(batch)
     deepest = np.minimum.accumulate(where, axis=0).max(axis=1)
     step = cost.layer[:, :, batch - 1] + on * cost.check[:, :, batch - 1]
     upto = np.cumsum(step, axis=1)[:, deepest]

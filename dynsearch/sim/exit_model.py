@@ -149,8 +149,7 @@ def likeness(shared: float, carry: F64) -> F64:
 def _grid() -> tuple[F64, float]:
     """Middles of the cells of e, and their width."""
     step = 2 * _WIDTH / _CELLS
-    middles: F64 = (np.arange(_CELLS) + 0.5) * step - _WIDTH
-    return middles, step
+    return np.linspace(step / 2 - _WIDTH, _WIDTH - step / 2, _CELLS), step
 
 
 def _transition(carry: float) -> F64:

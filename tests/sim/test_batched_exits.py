@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dynsearch.errors import InputError
 from dynsearch.sim.batched_exits import (
     affine_stages,
     deepest_cdf,
@@ -145,3 +146,9 @@ def test_regrouping_full_batches_is_never_slower_than_compaction_where_copies_ar
     compact = expected_batches(t, law[None], on[None], 8)
     assert regrouped.time_per_sample_s[0] < compact.batch_s[0, 0] / 8
     assert regrouped.latency_s[0] > compact.latency_s[0, 0]
+
+
+def test_a_batch_that_was_not_priced_is_refused() -> None:
+    t = affine_stages((np.ones((1, 2)), np.ones((1, 2))), 4)
+    with pytest.raises(InputError, match="up to 4"):
+        expected_batches(t, np.full((1, 2, 1), 0.5), np.array([[True, False]]), 5)

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dynsearch.errors import InputError
 from dynsearch.sim.decode_steps import (
     DecodeCost,
     expected_copy_state,
@@ -143,3 +144,11 @@ def test_steps_bound_by_weights_lose_by_keys_alone_what_copied_states_save() -> 
     cost = DecodeCost(layer=ones, keys=0.25 * ones, check=0 * ones, head=np.zeros((1, 1)))
     got = expected_copy_state(cost, np.array([1.0, 0, 0, 0]), ON, 1)
     assert got[0] == pytest.approx(1 + 3 * 0.25)
+
+
+def test_steps_that_take_along_more_tokens_than_were_priced_are_refused() -> None:
+    cost = some_cost(np.random.default_rng(0), 4)
+    with pytest.raises(InputError, match="more tokens than the 4"):
+        expected_recompute(cost, LAW, ON, 2, 2)
+    with pytest.raises(InputError, match="more tokens than the 4"):
+        simulate_pending(cost, np.zeros((3, 2), dtype=int), ON, 2)
