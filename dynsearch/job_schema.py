@@ -9,12 +9,18 @@ from pydantic import TypeAdapter
 
 from dynsearch.job import Job
 from dynsearch.job_tables import COSTS, OBJECTIVES
-from search_spaces.candidate import CRITERIA, EXIT_BATCHING, GRANULARITY, POOLING, RUNNABLE_DTYPES
+from search_spaces.candidate import (
+    EXIT_BATCHING,
+    GRANULARITY,
+    POOLING,
+    RUNNABLE_CRITERIA,
+    RUNNABLE_DTYPES,
+)
 from search_spaces.space_file import ExitTable, ExpertTable, SkimTable
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 PARTS = {"skim": SkimTable, "experts": ExpertTable, "exits": ExitTable}
-CHOICES = {"criteria": CRITERIA, "batching": EXIT_BATCHING, "granularity": GRANULARITY}
+CHOICES = {"criteria": RUNNABLE_CRITERIA, "batching": EXIT_BATCHING, "granularity": GRANULARITY}
 ABOUT = {  # keys whose models carry no description of their own
     "schema_version": "Version of this format",
     "name": "Name of the job; its run folder is called so",

@@ -54,6 +54,7 @@ class Backbone:
     expert_ffn_size: int | None = None  # None: ffn_size
     first_dense_layers: int = 0  # layers below have no experts
     expert_every: int = 1  # of the others every such layer has experts, counted from its end
+    cell: str = "lstm"  # of a recurrent backbone: lstm, gru, rnn
 
     @property
     def head_size(self) -> int:

@@ -11,12 +11,16 @@ leading candidate axis B. Formulas are written for the batch; one candidate is a
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from search_spaces.backbone import Backbone as Backbone
+from search_spaces.parts import Cascade as Cascade
+from search_spaces.parts import Exits as Exits
+from search_spaces.parts import Experts as Experts
+from search_spaces.parts import Skim as Skim
 
 # Order is part of every OpTable: new types are appended.
 DTYPES: tuple[str, ...] = ("fp32", "bf16", "fp16", "int8", "tf32", "fp8", "int4")
@@ -47,73 +51,12 @@ RUNNABLE_DTYPES: tuple[str, ...] = ("fp32", "bf16", "int8")
 EXIT_BATCHING: tuple[str, ...] = ("serial", "wait_all", "compact", "regroup")
 GRANULARITY: tuple[str, ...] = ("token", "sequence")
 POOLING: tuple[str, ...] = ("mean", "cls")
+# Order is part of every PolicyBatch: new criteria are appended.
 CRITERIA: tuple[str, ...] = ("max_prob", "margin", "entropy", "entropy_normalized", "patience")
+# What the dynamic model runs and a job may search; all others can be described and replayed.
+RUNNABLE_CRITERIA: tuple[str, ...] = CRITERIA[:5]
 
-Granularity = Literal["token", "sequence"]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Exits:
-    """Early exits below `Candidate.depth`, which itself is the implicit last exit.
-
-    A sample leaves at the first exit whose score reaches the exit's threshold. Scores are larger
-    when the model is surer, for every criterion. `patience` has no threshold: it counts exits in
-    a row that agree with the one before.
-    """
-
-    layers: tuple[int, ...]  # 1-based, ascending, all < depth
-    criterion: str = "max_prob"
-    thresholds: tuple[float, ...] = ()  # one per layer; empty for criterion "patience"
-    patience: int | None = None
-    temperature: float = 1.0  # divides the logits of every exit before the score
-    head: str = "pooler_linear"
-    granularity: str = "sample"
-    aggregator: str = "none"
-    kv_policy: str | None = None
-    paper_threshold: float | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Experts:
-    """Feed-forward networks cut into (or grown to) experts of which each token sees top_k."""
-
-    layers: tuple[int, ...]
-    num_experts: tuple[int, ...]  # one per layer of `layers`
-    top_k: tuple[int, ...]  # one per layer of `layers`
-    granularity: str = "sequence"  # token, sequence
-    origin: str = "split"  # split, upcycled
-    router: str = "token_choice"
-    capacity_factor: float | None = None  # None: dropless
-    num_shared_experts: int = 0
-    expert_ffn_size: int | None = None  # None: ffn_size / num_experts
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Skim:
-    """Token skimming: after layer l a sample keeps `keep_rate` of its own unpadded tokens.
-
-    The rate is absolute (share of the input's tokens, special ones included), so a schedule must
-    not increase. Tokens are dropped after the attention of layer l and before its feed-forward
-    network (point "after_attn"), ranked by the attention that they receive in that layer.
-    """
-
-    layers: tuple[int, ...]
-    keep_rate: tuple[float, ...]  # one per layer of `layers`, absolute, non-increasing
-    mechanism: str = "fixed_schedule"
-    score: str = "attention_received"
-    point: str = "after_attn"
-    skipped: str = "drop"
-    restore: str = "none"
-    protected: tuple[str, ...] = ("cls",)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cascade:
-    """Candidates tried one after another until one of them is sure enough."""
-
-    stages: tuple[str, ...]  # names or files of the candidates, cheapest first
-    thresholds: tuple[float, ...]
-    reuse: str = "none"
+Part = TypeVar("Part", Experts, Skim)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,10 +72,36 @@ class Candidate:
     exit_batching: str = "serial"
     dtype: str = "fp32"
     pooling: str = "mean"
+    # later: left out of files and hashes where they have their default
+    compact_every: int = 1  # exit_batching "compact": exits between two compactions
+    decoder_depth: int | None = None  # of an enc_dec, whose `depth` is its encoder's; None: all
+    output: str = "class"  # what is answered: class, tokens (a label each), span, text
 
     def with_policy(self, **changes: Any) -> Candidate:
         """A copy with the named fields replaced."""
         return replace(self, **changes)
+
+
+def stacks_of(backbone: Backbone, stack: str | None, *, default: str) -> tuple[str, ...]:
+    """Stacks that a part acts on, of "encoder" and "decoder".
+
+    Args:
+        backbone: Of the candidate; one that is no enc_dec has a single stack.
+        stack: The part's own word; "both" names two.
+        default: What is meant by no word in an enc_dec: "encoder", "decoder" or "both".
+    """
+    if backbone.type != "enc_dec":
+        return ("decoder",) if backbone.type == "decoder" else ("encoder",)
+    chosen = stack or default
+    return ("encoder", "decoder") if chosen == "both" else (chosen,)
+
+
+def stack_depth(candidate: Candidate, stack: str) -> int:
+    """Layers of the candidate's encoder or decoder."""
+    if candidate.backbone.type != "enc_dec" or stack == "encoder":
+        return candidate.depth
+    given = candidate.decoder_depth
+    return candidate.backbone.num_decoder_layers if given is None else given
 
 
 F64 = NDArray[np.float64]
@@ -210,11 +179,14 @@ class CandidateBatch:
 def layer_schedule(candidate: Candidate) -> dict[str, NDArray[Any]]:
     """Per-layer arrays [L] of one candidate: keep_rate, num_experts, top_k.
 
-    `keep_rate[l]` is the cumulative minimum over the skims up to layer l + 1.
+    `keep_rate[l]` is the cumulative minimum over the skims up to layer l + 1. It covers skims
+    that drop tokens at given rates; what else a skim can do is not expressible as such a rate.
     """
     n = candidate.backbone.num_layers
     keep = np.ones(n, dtype=np.float64)
     for skim in candidate.skim:
+        if skim.skipped != "drop" or not skim.keep_rate:
+            continue
         for layer, rate in zip(skim.layers, skim.keep_rate, strict=True):
             keep[layer - 1] = min(keep[layer - 1], rate)
     keep = np.minimum.accumulate(keep)
@@ -344,28 +316,23 @@ def with_policies(outer: Candidate, policies: PolicyBatch) -> CandidateBatch:
 
 
 def _cut_experts(moe: Experts | None, depth: int) -> Experts | None:
-    if moe is None:
-        return None
-    keep = [i for i, layer in enumerate(moe.layers) if layer <= depth]
-    if not keep:
-        return None
-    return replace(
-        moe,
-        layers=tuple(moe.layers[i] for i in keep),
-        num_experts=tuple(moe.num_experts[i] for i in keep),
-        top_k=tuple(moe.top_k[i] for i in keep),
-    )
+    return None if moe is None else _cut(moe, depth, ("num_experts", "top_k"))
 
 
 def _cut_skim(skim: Skim, depth: int) -> Skim | None:
-    keep = [i for i, layer in enumerate(skim.layers) if layer <= depth]
+    return _cut(skim, depth, ("keep_rate", "keep_count", "thresholds"))
+
+
+def _cut(part: Part, depth: int, names: tuple[str, ...]) -> Part | None:
+    """The layers of a part up to the depth; `names` have one value per layer, or none at all."""
+    keep = [i for i, layer in enumerate(part.layers) if layer <= depth]
     if not keep:
         return None
-    return replace(
-        skim,
-        layers=tuple(skim.layers[i] for i in keep),
-        keep_rate=tuple(skim.keep_rate[i] for i in keep),
-    )
+    values = {name: getattr(part, name) for name in ("layers", *names)}
+    cut: dict[str, Any] = {
+        name: tuple(value[i] for i in keep) for name, value in values.items() if value
+    }
+    return replace(part, **cut)
 
 
 def _row(batch: CandidateBatch, i: int) -> Candidate:

@@ -5,17 +5,21 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args
 
 from search_spaces.backbones import backbone_table, load_backbone
 from search_spaces.candidate import Backbone, Candidate, Cascade, Exits, Experts, Skim
 from search_spaces.errors import InputError
+from search_spaces.parts import later_defaults
 from search_spaces.records import SCHEMA_VERSION, Reader, kinds_of, read_toml
 
 _PARTS: dict[str, type] = {"exits": Exits, "moe": Experts, "cascade": Cascade}
 _SCALARS: dict[str, type] = {"depth": int, "exit_batching": str, "dtype": str, "pooling": str}
-_KEYS = ("schema_version", "backbone", *_SCALARS, *_PARTS, "skim")
+# Came after the first files: left out where they have their default, so that hashes stay.
+_LATER: dict[str, type] = {"compact_every": int, "decoder_depth": int, "output": str}
+_KEYS = ("schema_version", "backbone", *_SCALARS, *_LATER, *_PARTS, "skim")
 
 
 def candidate_to_dict(candidate: Candidate) -> dict[str, Any]:
@@ -25,6 +29,11 @@ def candidate_to_dict(candidate: Candidate) -> dict[str, Any]:
         **{name: kind(getattr(candidate, name)) for name, kind in _SCALARS.items()},
         "backbone": backbone_table(candidate.backbone),
     }
+    defaults = {f.name: f.default for f in fields(Candidate)}
+    for name, kind in _LATER.items():
+        value = getattr(candidate, name)
+        if value != defaults[name]:
+            table[name] = kind(value)
     for name in _PARTS:
         part = getattr(candidate, name)
         if part is not None:
@@ -52,7 +61,7 @@ def candidate_from_dict(data: Mapping[str, Any], *, file: object = "candidate") 
     table = reader.table(data, "", _KEYS)
     values: dict[str, Any] = {
         name: reader.value(table[name], kind, name)
-        for name, kind in _SCALARS.items()
+        for name, kind in (_SCALARS | _LATER).items()
         if name in table
     }
     if "depth" not in table:
@@ -122,9 +131,10 @@ def _plain(record: Any) -> dict[str, Any]:
     """Fields that are set, with the types that the record declares (numpy and int included)."""
     table: dict[str, Any] = {}
     cls: type = type(record)
+    later = later_defaults(cls)
     for name, kind in kinds_of(cls).items():
         value, kinds = getattr(record, name), get_args(kind) or (kind,)
-        if value is not None:
+        if value is not None and not (name in later and value == later[name]):
             many = isinstance(value, tuple)
             table[name] = [kinds[0](x) for x in value] if many else kinds[0](value)
     return table

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sized
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ from search_spaces.records import nearest
 from search_spaces.vocabulary import (
     BACKBONE_TYPES,
     BIASES,
+    CELLS,
     FFN_KINDS,
     NORM_PLACES,
     NORMS,
@@ -55,6 +56,22 @@ class Findings(list[Finding]):
         if value not in names:
             self.reject(0, key, value, f"is not known{nearest(value, names)}")
 
+    def at_least(self, key: str, value: float | None, least: float) -> None:
+        """Reject a number below the least one; None passes."""
+        if value is not None and not value >= least:
+            self.reject(1, key, value, f"must be at least {least:g}", least)
+
+    def belongs(self, key: str, value: Any, default: Any, owners: Iterable[str]) -> None:
+        """Reject a field that is set though only `owners` read it."""
+        if value != default:
+            text = f"belongs to {' and '.join(owners)}: leave it out"
+            self.reject(1, key, value, text, default)
+
+    def one_per_layer(self, key: str, values: Sized, layers: Sized, what: str) -> None:
+        """Reject a list that has not one value per layer."""
+        if len(values) != len(layers):
+            self.reject(1, key, values, f"needs one {what} per layer: {len(layers)} layers")
+
 
 def check_backbone(backbone: Backbone) -> list[Finding]:
     """What is wrong with a geometry."""
@@ -66,6 +83,7 @@ def check_backbone(backbone: Backbone) -> list[Finding]:
         ("norm", NORMS),
         ("norm_place", NORM_PLACES),
         ("biases", BIASES),
+        ("cell", CELLS),
     ):
         found.one_of(f"backbone.{name}", getattr(b, name), known)
     for name in (*_POSITIVE, *_POSITIVE_IF_SET):

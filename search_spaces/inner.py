@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from search_spaces.candidate import CRITERIA, EXIT_BATCHING, PolicyBatch
+from search_spaces.candidate import EXIT_BATCHING, RUNNABLE_CRITERIA, PolicyBatch
 from search_spaces.exits import exit_criterion
 
-_PATIENCE = CRITERIA.index("patience")
+_PATIENCE = RUNNABLE_CRITERIA.index("patience")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,7 +21,7 @@ class InnerSpace:
     exit_layers: tuple[int, ...]  # allowed early exits, ascending; none at or above the depth
     min_depth: int
     max_depth: int
-    criteria: tuple[str, ...] = ("max_prob",)  # of CRITERIA
+    criteria: tuple[str, ...] = ("max_prob",)  # of RUNNABLE_CRITERIA
     exit_batching: tuple[str, ...] = ("serial",)  # of EXIT_BATCHING
     temperatures: tuple[float, ...] = (1.0,)
     patience: tuple[int, ...] = (1,)
@@ -80,7 +80,7 @@ class InnerSpace:
         self, rng: np.random.Generator, exit_on: NDArray[np.bool_]
     ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.bool_]]:
         n, exits = len(exit_on), exit_on.sum(axis=1)
-        ids = np.array([CRITERIA.index(c) for c in self.criteria], dtype=np.int64)
+        ids = np.array([RUNNABLE_CRITERIA.index(c) for c in self.criteria], dtype=np.int64)
         criterion = ids[rng.integers(len(ids), size=n)]
         choices = np.sort(np.array(self.patience, dtype=np.int64))
         drawn = choices[rng.integers(len(choices), size=n)]
@@ -98,5 +98,7 @@ class InnerSpace:
 
     @staticmethod
     def _ranges(num_classes: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        ranges = [exit_criterion(c).legal_range(num_classes) or (0.0, 0.0) for c in CRITERIA]
+        ranges = [
+            exit_criterion(c).legal_range(num_classes) or (0.0, 0.0) for c in RUNNABLE_CRITERIA
+        ]
         return np.array([r[0] for r in ranges]), np.array([r[1] for r in ranges])

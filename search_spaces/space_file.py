@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from search_spaces.candidate import (
-    CRITERIA,
     DTYPES,
     EXIT_BATCHING,
     GRANULARITY,
     POOLING,
+    RUNNABLE_CRITERIA,
     RUNNABLE_DTYPES,
     Backbone,
 )
@@ -162,7 +162,7 @@ def _inner(reader: Reader, table: ExitTable | None, backbone: Backbone, key: str
                     layer,
                     f"the exit at the deepest layer {top} is always there: list early ones only",
                 )
-    _known(reader, table.criteria, CRITERIA, f"{key}.criteria")
+    _known(reader, table.criteria, RUNNABLE_CRITERIA, f"{key}.criteria")
     _known(reader, table.batching, EXIT_BATCHING, f"{key}.batching")
     _numbers(reader, table.temperatures, lambda x: x > 0, "must be above 0", f"{key}.temperatures")
     _numbers(reader, table.patience, lambda x: x >= 1, "must be at least 1", f"{key}.patience")

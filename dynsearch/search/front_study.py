@@ -20,7 +20,7 @@ from optuna.trial import create_trial
 from dynsearch.search.fronts import MergedFront, policy_hash, thin
 from dynsearch.search.study import Book
 from dynsearch.search.types import Params
-from search_spaces.candidate import CRITERIA, EXIT_BATCHING, PolicyBatch
+from search_spaces.candidate import EXIT_BATCHING, RUNNABLE_CRITERIA, PolicyBatch
 
 MAX_POINTS = 200
 _SCORES = (-16.0, 1.0)  # range of recorded thresholds; unused ones are at its upper end
@@ -87,14 +87,14 @@ def inner_knobs(policies: PolicyBatch, i: int) -> tuple[Params, dict[str, BaseDi
     thresholds = np.clip(np.where(policies.exit_on[i], policies.thresholds[i], high), low, high)
     params: Params = {
         "depth": int(policies.depth[i]),
-        "criterion": CRITERIA[int(policies.criterion[i])],
+        "criterion": RUNNABLE_CRITERIA[int(policies.criterion[i])],
         "patience": int(policies.patience[i]),
         "temperature": float(policies.temperature[i]),
         "exit_batching": EXIT_BATCHING[int(policies.exit_batching[i])],
     }
     distributions: dict[str, BaseDistribution] = {
         "depth": IntDistribution(1, layers),
-        "criterion": CategoricalDistribution(CRITERIA),
+        "criterion": CategoricalDistribution(RUNNABLE_CRITERIA),
         "patience": IntDistribution(0, layers),
         "temperature": FloatDistribution(1e-3, 1e3, log=True),
         "exit_batching": CategoricalDistribution(EXIT_BATCHING),

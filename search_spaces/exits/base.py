@@ -2,42 +2,85 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from search_spaces.parts import Exits
+
 F64 = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """What the active exits of N samples know, in order. X early exits.
+
+    Attributes:
+        logits: [N, X, C], divided by their temperatures and aggregated (`exits.decisions`).
+        layers: Layer of each exit [X], 1-based, ascending.
+        temperature: What the logits were divided by [X]; 1 where they were aggregated.
+        aux: Named trace arrays at the exits, each [N, X]; those that the criterion declares.
+    """
+
+    logits: F64
+    layers: NDArray[np.int64]
+    temperature: F64
+    aux: Mapping[str, NDArray[Any]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExitCriterion:
     """One exit criterion. A sample leaves where `score >= threshold`; larger = surer.
 
+    A criterion is a `score` of one exit's logits alone, or a `trail` over the active exits where
+    it needs more (earlier exits, trace arrays, parameters). One that `counts` leaves at the
+    `patience`-th exit in a row whose score reaches its threshold.
+
     Attributes:
         kind: Name in files.
-        score: logits [..., C], temperature -> float64 [...]; None: the criterion has no score
-            and works on the agreement of the arg max.
+        score: logits [..., C], temperature -> float64 [...]; None: logits alone do not tell.
         always_exits_at: C -> the score that every sample reaches: a threshold at or below it
-            leaves at the first exit. None where there is no score.
+            leaves at the first exit. None where no such score exists.
         highest: The score of a certain prediction; a threshold above it never leaves. None
-            where there is no score.
+            where there is none.
         aux: Names of trace arrays that it needs besides the logits.
+        trail: The policy's record and the evidence of its exits -> float64 [N, X].
+        has_thresholds: Whether the record's thresholds are compared with the scores. Where not,
+            a criterion that does not count leaves where its score reaches 0.
+        counts: Whether it leaves after `patience` exits in a row.
+        compares: Whether an exit is compared with the one before; the first then has nothing to
+            be compared with and never counts.
+        needs_classes: Whether a regression head has no such score.
+        fixed: Whether it is known before the input is run: no trace is needed for time.
+        needs_labels: Whether it can only be simulated, on labelled samples.
+        fields: Fields of the record that it reads -> a sensible value. A field whose default is
+            None or empty must be set.
     """
 
     kind: str
-    score: Callable[[NDArray[Any], float], F64] | None
-    always_exits_at: Callable[[int], float] | None
-    highest: float | None
+    score: Callable[[NDArray[Any], float], F64] | None = None
+    always_exits_at: Callable[[int], float] | None = None
+    highest: float | None = None
     aux: tuple[str, ...] = ()
+    trail: Callable[[Exits, Evidence], F64] | None = None
+    has_thresholds: bool = True
+    counts: bool = False
+    compares: bool = False
+    needs_classes: bool = True
+    fixed: bool = False
+    needs_labels: bool = False
+    fields: Mapping[str, Any] = field(default_factory=dict)
 
     def legal_range(self, num_classes: int) -> tuple[float, float] | None:
         """Thresholds (low, high] that decide anything, None where there is no threshold."""
-        if self.always_exits_at is None or self.highest is None:
+        if not self.has_thresholds:
             return None
-        return self.always_exits_at(num_classes), self.highest
+        low = -math.inf if self.always_exits_at is None else self.always_exits_at(num_classes)
+        return low, math.inf if self.highest is None else self.highest
 
 
 def log_softmax(logits: NDArray[Any], temperature: float) -> F64:

@@ -29,4 +29,4 @@ def agreement_counts(predictions: NDArray[Any]) -> NDArray[np.int64]:
     return counts
 
 
-CRITERION = ExitCriterion(kind="patience", score=None, always_exits_at=None, highest=None)
+CRITERION = ExitCriterion(kind="patience", has_thresholds=False, counts=True, compares=True)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from search_spaces import (
-    CRITERIA,
+    RUNNABLE_CRITERIA,
     Candidate,
     Cascade,
     Exits,
@@ -33,7 +33,7 @@ SPACE = SearchSpace.from_dict(
         "dtype": ["fp32", "bf16"],
         "skim": {"layers": [1, 3]},
         "experts": {"groups": [[1, 3], [4, 6]]},
-        "exits": {"criteria": list(CRITERIA)},
+        "exits": {"criteria": list(RUNNABLE_CRITERIA)},
     },
     backbone=BACKBONE,
 )
@@ -161,3 +161,68 @@ def test_text_that_is_no_toml_is_bad_input(tmp_path: Path) -> None:
     path.write_text("depth = = 3")
     with pytest.raises(InputError, match="not valid TOML"):
         load_candidate(path)
+
+
+EARLIER = Candidate(
+    backbone=BACKBONE,
+    depth=5,
+    exits=Exits(layers=(1, 3), thresholds=(0.75, 0.9), kv_policy="copy_state"),
+    moe=Experts(layers=(2,), num_experts=(4,), top_k=(2,), capacity_factor=1.25),
+    skim=(Skim(layers=(1,), keep_rate=(0.5,)),),
+    cascade=Cascade(stages=("a", "b"), thresholds=(0.5,)),
+    exit_batching="compact",
+    dtype="bf16",
+    pooling="cls",
+)
+
+
+def test_hashes_of_candidates_that_use_nothing_new_stay_as_they_were() -> None:
+    # written by the version before the vocabulary grew
+    earlier = "25ad9aed46f521cb9d20cabacf799d65d718f65eb89b4f1c06333d6c17940c3a"
+    assert candidate_hash(EARLIER) == earlier
+
+
+LATER = replace(
+    EARLIER,
+    backbone=load_backbone("t5-small"),
+    decoder_depth=4,
+    compact_every=2,
+    output="text",
+    exits=Exits(
+        layers=(1, 3),
+        thresholds=(-0.75, -0.9),
+        stack="decoder",
+        head_shared=True,
+        temperatures=(1.5, 0.5),
+        similarity="js",
+        set_floors=(0.5, 1.0),
+        decay_rate=4.0,
+        decay_length=100,
+    ),
+    moe=Experts(
+        layers=(2,),
+        num_experts=(4,),
+        top_k=(2,),
+        router="hash",
+        hash_salt=7,
+        causal_predictor=True,
+        expert_parallel=2,
+        placement=(0, 1, 0, 1),
+    ),
+    skim=(Skim(layers=(1,), keep_count=(9,), stack="encoder", structural=True, jump_min=-2),),
+    cascade=Cascade(stages=("a", "b"), thresholds=(float("inf"),), answer="average"),
+)
+
+
+def test_fields_that_came_later_survive_and_change_the_hash() -> None:
+    assert candidate_from_dict(tomllib.loads(to_toml(LATER))) == LATER
+    hashes = {candidate_hash(LATER), candidate_hash(replace(LATER, compact_every=3))}
+    hashes.add(candidate_hash(replace(LATER, moe=None)))
+    assert len(hashes) == 3
+
+
+def test_fields_that_came_later_are_left_out_where_they_have_their_default() -> None:
+    table = candidate_to_dict(EARLIER)
+    assert "compact_every" not in table
+    for record in (table["exits"], table["moe"], *table["skim"], table["cascade"]):
+        assert not set(record) & {"stack", "temperatures", "kernel", "layout", "answer"}

@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from search_spaces import (
-    CRITERIA,
     EXIT_BATCHING,
     FAMILIES,
+    RUNNABLE_CRITERIA,
     Candidate,
     CandidateBatch,
     Choice,
@@ -39,7 +39,7 @@ TABLE: dict[str, Any] = {
         "granularity": ["sequence", "token"],
     },
     "exits": {
-        "criteria": list(CRITERIA),
+        "criteria": list(RUNNABLE_CRITERIA),
         "min_depth": 2,
         "max_exits": 3,
         "patience": [1, 2, 4],
@@ -261,7 +261,7 @@ def test_draws_cover_every_knob_evenly() -> None:
     batch = SPACE.sample(np.random.default_rng(0), 20_000)
     for depth in range(2, 7):
         assert abs((batch.depth == depth).mean() - 1 / 5) < 0.02
-    for criterion in range(len(CRITERIA)):
+    for criterion in range(len(RUNNABLE_CRITERIA)):
         many = batch.exit_on.sum(axis=1) == 3  # where every criterion is possible
         assert abs((batch.criterion[many] == criterion).mean() - 1 / 5) < 0.02
     assert set(batch.patience.tolist()) == {0, 1, 2}

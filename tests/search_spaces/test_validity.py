@@ -20,13 +20,21 @@ from search_spaces import (
     load_backbone,
     require_valid,
 )
-from search_spaces.validity import not_lowered
+from search_spaces.validity import input_independent, not_lowered
 
 BACKBONE = load_backbone("minilm-l6")
 FULL = Candidate(backbone=BACKBONE, depth=6)
 EXITS = Exits(layers=(2, 4), thresholds=(0.9, 0.8))
 MOE = Experts(layers=(4, 5), num_experts=(4, 8), top_k=(1, 2))
 SKIM = Skim(layers=(1, 3), keep_rate=(0.75, 0.5))
+DEPTHS = Skim(  # mixture-of-depths
+    layers=(2, 4),
+    keep_rate=(0.125, 0.125),
+    mechanism="topk_router",
+    score="router",
+    point="before_layer",
+    skipped="pass_through",
+)
 PATIENT = Exits(layers=(2, 4), criterion="patience", patience=1)
 
 
@@ -124,6 +132,55 @@ REJECTED = [
     (with_skim(keep_rate=(0.5,)), 1, "skim[0].keep_rate", None),
     (with_skim(layers=(1, 9)), 1, "skim[0].layers", (1,)),
     (with_skim(skipped="dorp"), 0, "skim[0].skipped", None),
+    (with_exits(stack="decoder"), 0, "exits.stack", None),
+    (with_exits(temperatures=(1.0,)), 1, "exits.temperatures", None),
+    (with_exits(temperatures=(1.0, 0.0)), 1, "exits.temperatures[1]", 1.0),
+    (with_exits(temperatures=(1.0, 2.0), temperature=2.0), 1, "exits.temperature", 1.0),
+    (with_exits(token_window=1), 1, "exits.token_window", 0),
+    (with_exits(poe_floor=0.1), 1, "exits.poe_floor", None),
+    (with_exits(kv_cap=4), 1, "exits.kv_cap", None),
+    (with_exits(decay_rate=4.0), 1, "exits.decay_length", None),
+    (with_exits(decay_rate=4.0, decay_length=0), 1, "exits.decay_length", 1),
+    (with_exits(decay_share=0.2), 1, "exits.decay_share", 0.1),
+    (with_moe(kernel="padded"), 1, "moe.capacity_factor", 1.0),
+    (with_moe(expert_parallel=3), 1, "moe.expert_parallel", 2),
+    (with_moe(placement=(0, 0, 0, 0)), 1, "moe.placement", None),
+    (with_moe(num_experts=(4, 4), expert_parallel=2, placement=(0, 1)), 1, "moe.placement", None),
+    (
+        with_moe(num_experts=(2, 2), expert_parallel=2, placement=(0, 2)),
+        1,
+        "moe.placement",
+        (0, 1),
+    ),
+    (with_moe(expert_groups=2), 1, "moe.expert_groups", 1),
+    (with_moe(second_expert="random"), 1, "moe.second_expert", "top"),
+    (with_moe(router="balanced_assignment"), 1, "moe.top_k[1]", 1),
+    (with_moe(router="task"), 1, "moe.num_tasks", 1),
+    (with_moe(num_tasks=2), 1, "moe.num_tasks", None),
+    (with_moe(shared_expert_ffn_size=8), 1, "moe.shared_expert_ffn_size", None),
+    (with_skim(keep_count=(9, 5)), 1, "skim[0].keep_count", ()),
+    (with_skim(keep_rate=(), keep_count=(5, 9)), 1, "skim[0].keep_count[1]", 5),
+    (with_skim(keep_rate=()), 1, "skim[0].keep_rate", None),
+    (with_skim(mechanism="threshold"), 1, "skim[0].thresholds", None),
+    (with_skim(thresholds=(0.1, 0.2)), 1, "skim[0].thresholds", ()),
+    (with_skim(mechanism="jump", jump_max=5), 1, "skim[0].mechanism", "gate"),
+    (with_skim(branch_widths=(10,), mechanism="gate"), 1, "skim[0].branch_widths", ()),
+    (with_skim(module="ffn"), 1, "skim[0].module", "block"),
+    (with_skim(skipped="pass_through", restore="last_layer"), 1, "skim[0].restore", "none"),
+    (with_skim(block=0), 1, "skim[0].block", 1),
+    (replace(FULL, skim=(replace(DEPTHS, score="learned"),)), 1, "skim[0].score", "router"),
+    (replace(FULL, skim=(replace(DEPTHS, skipped="drop"),)), 1, "skim[0].skipped", "pass_through"),
+    (
+        replace(FULL, skim=(replace(DEPTHS, point="after_attn"),)),
+        1,
+        "skim[0].point",
+        "before_layer",
+    ),
+    (replace(with_skim(), output="span"), 2, "skim[0].restore", "last_layer"),
+    (replace(FULL, output="text"), 0, "output", "class"),
+    (replace(FULL, compact_every=2), 1, "compact_every", 1),
+    (replace(FULL, compact_every=0, exit_batching="compact"), 1, "compact_every", 1),
+    (replace(FULL, decoder_depth=2), 1, "decoder_depth", None),
     (replace(FULL, depth=0), 1, "depth", 1),
     (replace(FULL, depth=7), 1, "depth", 6),
     (replace(FULL, dtype="fp64"), 0, "dtype", None),
@@ -181,8 +238,10 @@ def test_choices_that_look_ahead_are_rejected_in_a_decoder() -> None:
     decoder = replace(BACKBONE, type="decoder")
     routed = replace(with_moe(router="expert_choice"), backbone=decoder)
     assert [(f.rule, f.nearest) for f in check(routed)] == [(3, "token_choice")]
-    ranked = replace(with_skim(mechanism="topk_router"), backbone=decoder)
+    ranked = replace(FULL, skim=(DEPTHS,), backbone=decoder)
     assert [(f.rule, f.nearest) for f in check(ranked)] == [(3, "gate")]
+    predicted = replace(ranked, skim=(replace(DEPTHS, causal_predictor=True),))
+    assert check(predicted) == []
 
 
 @pytest.mark.parametrize(
@@ -206,7 +265,7 @@ def test_choices_that_look_ahead_are_rejected_in_a_decoder() -> None:
         ),
         (
             replace(
-                with_exits(kv_policy="self_speculative"),
+                with_exits(kv_policy="self_speculative", layers=(2,), thresholds=(0.9,)),
                 backbone=replace(BACKBONE, type="decoder"),
             ),
             9,
@@ -223,6 +282,97 @@ def test_legal_pairs_that_need_care_are_warned_about_and_accepted(
     with caplog.at_level(logging.WARNING):
         require_valid(candidate)
     assert finding.reason in caplog.text
+
+
+T5 = load_backbone("t5-small")
+BOTH = Candidate(backbone=T5, depth=6)
+LSTM = Candidate(backbone=replace(BACKBONE, type="recurrent", num_layers=1, num_heads=1), depth=1)
+JUMP = Skim(layers=(1,), mechanism="jump", score="learned", jump_max=5, read_tokens=2, max_jumps=4)
+
+
+def test_exits_of_an_encoder_decoder_stand_in_its_decoder_unless_told() -> None:
+    tokens = replace(EXITS, granularity="token", kv_policy="copy_state")
+    assert [f.rule for f in check(replace(BOTH, exits=tokens))] == [7]
+    cut = check(replace(BOTH, exits=tokens, decoder_depth=3))
+    assert [(f.rule, f.nearest) for f in cut if f.severity == "reject"] == [(1, (2,))]
+    here = replace(EXITS, stack="encoder")
+    assert check(replace(BOTH, exits=here, decoder_depth=3)) == []
+    held = check(replace(BOTH, exits=replace(here, kv_policy="copy_state")))
+    assert [f.rule for f in held if f.severity == "reject"] == [7]
+
+
+def test_choices_that_look_ahead_are_legal_in_the_encoder_of_an_encoder_decoder() -> None:
+    routed = replace(MOE, router="expert_choice", capacity_factor=1.0)
+    assert [f.rule for f in check(replace(BOTH, moe=routed))] == [3]
+    assert check(replace(BOTH, moe=replace(routed, stack="encoder"))) == []
+    assert check(replace(BOTH, skim=(DEPTHS,))) == []
+    assert [f.rule for f in check(replace(BOTH, skim=(replace(DEPTHS, stack="decoder"),)))] == [3]
+
+
+@pytest.mark.parametrize(
+    ("skim", "key", "near"),
+    [
+        (JUMP, None, None),
+        (replace(JUMP, jump_max=None, structural=True), None, None),
+        (replace(JUMP, jump_min=-3), None, None),
+        (replace(JUMP, mechanism="gate", jump_max=None, read_tokens=None, max_jumps=None), "", 0),
+        (replace(JUMP, jump_max=None), "jump_max", 1),
+        (replace(JUMP, jump_max=1, jump_min=3), "jump_max", 3),
+        (replace(JUMP, read_tokens=0), "read_tokens", 1),
+        (replace(JUMP, score="attention_received"), "score", "learned"),
+        (Skim(layers=(1,), keep_rate=(0.5,), score="learned"), "mechanism", "gate"),
+        (
+            Skim(layers=(1,), mechanism="gate", score="learned", branch_widths=(20, 9999)),
+            "branch_widths[1]",
+            384,
+        ),
+    ],
+)
+def test_recurrent_readers_jump_and_skip_but_do_not_rank(
+    skim: Skim, key: str | None, near: Any
+) -> None:
+    findings = check(replace(LSTM, skim=(skim,)))
+    if not key:
+        assert findings == []
+    else:
+        assert [(f.key, f.nearest) for f in findings] == [(f"skim[0].{key}", near)]
+
+
+def test_stored_states_replace_the_first_layers() -> None:
+    stored = Skim(layers=(1, 2, 3), mechanism="lookup", skipped="alt_path", lookup_order=3)
+    assert check(replace(FULL, skim=(stored,))) == []
+    gap = check(replace(FULL, skim=(replace(stored, layers=(2, 3)),)))
+    assert [(f.key, f.nearest) for f in gap] == [("skim[0].layers", (1, 2))]
+    lost = check(replace(FULL, skim=(replace(stored, skipped="drop", lookup_order=None),)))
+    assert [(f.key, f.nearest) for f in lost] == [
+        ("skim[0].skipped", "alt_path"),
+        ("skim[0].lookup_order", 3),
+    ]
+
+
+def test_other_routing_than_in_training_and_uneven_hashes_are_warned_about() -> None:
+    differs = only(with_moe(capacity_factor=2.0, capacity_factor_train=1.25))
+    assert (differs.severity, differs.rule) == ("warn", 11)
+    assert only(with_moe(router="hash")).rule == 11
+    assert check(with_moe(router="hash", hash_kind="balanced")) == []
+
+
+@pytest.mark.parametrize(
+    ("candidate", "known"),
+    [
+        (FULL, True),
+        (with_exits(), False),
+        (with_skim(), True),
+        (replace(FULL, skim=(DEPTHS,)), True),
+        (with_skim(mechanism="threshold", thresholds=(0.1, 0.1)), False),
+        (with_moe(), False),
+        (with_moe(router="expert_choice"), True),
+        (replace(FULL, cascade=Cascade(stages=("a", "b"), thresholds=(0.5,))), False),
+        (replace(FULL, cascade=Cascade(stages=("a", "b"), thresholds=(math.inf,))), True),
+    ],
+)
+def test_fixed_schedules_cost_the_same_for_every_input(candidate: Candidate, known: bool) -> None:
+    assert input_independent(candidate) == known
 
 
 def test_an_encoder_has_no_cache_policy() -> None:
@@ -262,7 +412,11 @@ def test_inputs_longer_than_the_backbone_takes_are_rejected() -> None:
         (replace(FULL, dtype="int4"), "dtype"),
         (with_exits(granularity="token"), "exits.granularity"),
         (with_moe(origin="upcycled"), "moe.origin"),
-        (with_moe(router="hash"), "moe.router"),
+        (with_moe(router="random"), "moe.router"),
+        (with_moe(kernel="block_sparse"), "moe.kernel"),
+        (with_skim(layout="packed"), "skim.layout"),
+        (with_exits(temperatures=(1.0, 2.0)), "exits.temperatures"),
+        (replace(FULL, output="tokens"), "output"),
         (with_skim(restore="last_layer"), "skim.restore"),
         (replace(FULL, cascade=Cascade(stages=("a", "b"), thresholds=(0.5,))), "cascade"),
     ],
