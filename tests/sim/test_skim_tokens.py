@@ -78,6 +78,16 @@ def test_padding_runs_at_least_what_is_packed(seed: int, batch: int) -> None:
     np.testing.assert_allclose(padded[:, 0], by_hand)
 
 
+def test_samples_that_have_left_pad_no_one() -> None:
+    tokens = np.array([[9, 9], [4, 2], [5, 3]])
+    alive = np.array([[True, False], [True, True], [True, False]])
+    batches = np.array([[0, 1], [2, -1]])
+    padded = executed_tokens(tokens, batches, "pad_to_max", alive)
+    np.testing.assert_allclose(padded, [[23 / 3, (81 + 81 + 25) / 3], [2, 4]])
+    packed = executed_tokens(tokens, batches, "packed", alive)
+    np.testing.assert_allclose(packed[:, 0], [6, 2])
+
+
 @pytest.mark.parametrize("batch", [1, 2, 3])
 def test_the_largest_of_a_batch_is_expected_as_over_all_batches(batch: int) -> None:
     tokens = np.random.default_rng(0).integers(0, 9, (6, 2))
