@@ -40,6 +40,14 @@ def test_drawn_tokens_have_the_expected_moments(spread: float, with_length: floa
     assert (drawn[:, 0] == lengths).all()
 
 
+def test_moments_of_short_texts_are_those_of_a_binomial() -> None:
+    """Two tokens that are kept or not, and one that always is: 1, 2, 2 or 3."""
+    law = ShareLaw(mean=np.array([0.5]), spread=np.zeros(1))
+    np.testing.assert_allclose(law.moments(np.array([3])), [[2.0, (1 + 4 + 4 + 9) / 4]])
+    both = ShareLaw(mean=np.array([0.5]), spread=np.ones(1))  # all or none
+    np.testing.assert_allclose(both.moments(np.array([3])), [[2.0, (1 + 9) / 2]])
+
+
 def test_what_is_drawn_is_fitted_again() -> None:
     rng = np.random.default_rng(1)
     lengths = rng.integers(20, 200, 20_000)
