@@ -139,28 +139,33 @@ def expected_batches(
     since = np.concatenate([np.zeros((P, 1), int), np.maximum.accumulate(last, axis=1)], axis=1)
     at = np.take_along_axis(alive, since[:, :L, None], axis=1)  # [P, L, K] live at the compaction
     final = L - 1 - (law.sum(axis=2) > 0)[:, ::-1].argmax(axis=1)
-    seconds = t.layer[:, None, :, :batch] + np.where(
-        (np.arange(L) == final[:, None])[None, :, :, None, None],
-        t.head[:, None, :, :batch],
-        on[None, :, :, None, None] * t.check[:, None, :, :batch],
-    )  # [D, P, L, B, K]
+    ends = np.arange(L) == final[:, None]
     shape = _shape_probability(at, alive[:, :L], batch)
     start = _longest(_at_most(everyone.cumsum(axis=2)[:, 0], batch))[:, -1]  # [P, K]
-    embed = np.einsum("dk,pk->dp", t.embed[:, batch - 1], start)
     copies = shrinks[..., None, None] * _copy_probability(at, alive[:, 1:], batch)
-    copied = t.compact[:, :, :batch]
-    batch_s = embed + np.einsum("dplbk,plbk->dp", seconds, shape)
-    batch_s += np.einsum("dlbk,plbk->dp", copied, copies)
+
+    def priced(runs: F64, moves: F64) -> F64:
+        """Seconds of stages that run, and copies that are made, so often [P, L, B, K]."""
+        total = _priced(t.embed[:, batch - 1], start) + _priced(t.layer[:, :, :batch], runs)
+        total += _priced(t.check[:, :, :batch], runs * on[..., None, None])
+        total += _priced(t.head[:, :, :batch], runs * ends[..., None, None])
+        return total + _priced(t.compact[:, :, :batch], moves)
+
     live = np.arange(1.0, batch + 1)
-    latency_s = batch_s
+    latency_s = batch_s = priced(shape, copies)
     if not wait:
-        waiting = _live_members(at, alive[:, :L], batch)
-        latency_s = embed + np.einsum("dplbk,plbk->dp", seconds, waiting) / batch
-        latency_s += np.einsum("dlbk,plbk,b->dp", copied, copies, live) / batch
+        waiting = _live_members(at, alive[:, :L], batch) / batch
+        latency_s = priced(waiting, copies * live[:, None] / batch)
     rows = np.einsum("plbk,b->pl", shape, live)
     return ExpectedBatches(
         batch_s=batch_s, latency_s=latency_s, runs=shape.sum(axis=(2, 3)), rows=rows
     )
+
+
+def _priced(table: F64, weight: F64) -> F64:
+    """Sum of a stage's seconds [D, ...] times how often they are paid [P, ...], [D, P]."""
+    seconds: F64 = table.reshape(len(table), -1) @ weight.reshape(len(weight), -1).T
+    return seconds
 
 
 def deepest_cdf(law: F64, batch: int) -> F64:

@@ -151,7 +151,10 @@ def fit_concentration(loads: NDArray[np.integer]) -> float:
 
 
 def draw_popularity(rng: np.random.Generator, mean: F64, concentration: float, draws: int) -> F64:
-    """Popularity of each batch [draws, E]: Dirichlet around `mean` [E]; inf: always the mean."""
+    """Popularity of each batch [draws, E]: Dirichlet around `mean` [E]; inf: always the mean.
+
+    Tokens of one text choose alike: one draw for each text, and loads summed over texts.
+    """
     share = mean / mean.sum()
     if np.isinf(concentration):
         return np.tile(share, (draws, 1))

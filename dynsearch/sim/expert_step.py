@@ -28,7 +28,7 @@ class ExpertCost:
     weight_s: ArrayLike  # reading its weights from memory
     row_s: ArrayLike  # arithmetic of one row
     launch_s: ArrayLike = 0.0  # each expert with work: a kernel of its own
-    layer_s: ArrayLike = 0.0  # once a layer and rank: router, grouping, one common kernel
+    layer_s: ArrayLike = 0.0  # once a layer and rank: router, shared experts, a common kernel
     exchange_row_s: ArrayLike = 0.0  # one row between ranks, there or back
     exchange_s: ArrayLike = 0.0  # start of an exchange; there are two a layer
 

@@ -157,7 +157,7 @@ class Replayer:
             stand beside them, changes nothing.
 
         Raises:
-            InputError: exit batching "regroup", or more layers than the trace has.
+            InputError: exit batching "regroup", or more layers than the trace has or was run for.
         """
         self._check_policies(policies)
         names = self.quantities if quantities is None else tuple(quantities)
@@ -324,6 +324,14 @@ class Replayer:
                 "depth",
                 f"{depth.min(initial=L)}..{depth.max(initial=1)}",
                 f"policies must be given for {L} layers and stop at one of 1..{L}",
+            )
+        if (depth > self.trace.depth).any():
+            raise InputError.one(
+                "arguments",
+                "depth",
+                int(depth.max()),
+                f"exit {self.trace.depth + 1} is missing: the trace was recorded down to layer "
+                f"{self.trace.depth}; record it deeper or stop earlier",
             )
         above = policies.exit_on & (np.arange(1, L + 1) >= depth[:, None])
         if above.any():

@@ -26,6 +26,7 @@ from search_spaces.errors import InputError
 
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
+Bool = NDArray[np.bool_]
 
 LAYOUTS: tuple[str, ...] = ("pad_to_max", "packed", "per_sequence")
 _CELLS = 512  # of ranks, for means over texts of one length
@@ -142,14 +143,17 @@ def in_blocks(tokens: NDArray[np.integer], block: int) -> I64:
     return -(-tokens.astype(np.int64) // block)
 
 
-def executed_tokens(tokens: NDArray[np.integer], batches: I64, layout: str) -> F64:
-    """Tokens and squared tokens that run, a sample's mean, in each layer [L, 2].
+def executed_tokens(
+    tokens: NDArray[np.integer], batches: I64, layout: str, alive: Bool | None = None
+) -> F64:
+    """Tokens and squared tokens that run in each layer, the mean of a sample there [L, 2].
 
     Args:
-        tokens: Alive in each layer [N, L].
+        tokens: Of each sample [N, L].
         batches: Row numbers [M, B], -1 where a batch is short.
         layout: "pad_to_max": every sample of a batch has the tokens of its largest. "packed" and
             "per_sequence": its own; the first in one call a batch, the second in one a sample.
+        alive: Samples that a layer is run for [N, L], where exits take some away; None: all.
 
     Raises:
         InputError: another layout.
@@ -157,11 +161,13 @@ def executed_tokens(tokens: NDArray[np.integer], batches: I64, layout: str) -> F
     if layout not in LAYOUTS:
         text = f"must be one of {', '.join(LAYOUTS)}"
         raise InputError.one("arguments", "layout", layout, text)
-    real = batches >= 0
-    run = np.where(real[..., None], tokens[batches], 0).astype(np.float64)  # [M, B, L]
+    there = np.repeat((batches >= 0)[..., None], tokens.shape[1], axis=2)  # [M, B, L]
+    if alive is not None:
+        there &= alive[batches]
+    run = np.where(there, tokens[batches], 0).astype(np.float64)
     if layout == "pad_to_max":
-        run = np.where(real[..., None], run.max(axis=1, keepdims=True), 0.0)
-    samples = real.sum()
+        run = np.where(there, run.max(axis=1, keepdims=True), 0.0)
+    samples = np.maximum(there.sum(axis=(0, 1)), 1)
     return np.stack([(run**power).sum(axis=(0, 1)) / samples for power in (1, 2)], axis=1)
 
 

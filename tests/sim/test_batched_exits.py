@@ -16,7 +16,7 @@ from dynsearch.sim.batched_exits import (
     expected_batches,
     oracle_exit,
 )
-from dynsearch.sim.latencies import percentiles, sample_latencies
+from dynsearch.sim.latencies import compaction_points, percentiles, sample_latencies
 from dynsearch.sim.regroup import expected_regroup, simulate_regroup
 
 from ..cost_models.shared_data import data_file, needs_data
@@ -152,3 +152,20 @@ def test_a_batch_that_was_not_priced_is_refused() -> None:
     t = affine_stages((np.ones((1, 2)), np.ones((1, 2))), 4)
     with pytest.raises(InputError, match="up to 4"):
         expected_batches(t, np.full((1, 2, 1), 0.5), np.array([[True, False]]), 5)
+
+
+def test_batches_shrink_at_every_so_many_exits() -> None:
+    on = np.array([True, False, True, True, True])
+    assert compaction_points(on, 1).tolist() == on.tolist()
+    assert np.flatnonzero(compaction_points(on, 2)).tolist() == [2, 4]
+    assert np.flatnonzero(compaction_points(on, 3)).tolist() == [3]
+
+
+def test_percentiles_are_latencies_of_samples() -> None:
+    found = percentiles(np.stack([np.arange(1.0, 101.0), np.arange(100.0) * 10]))
+    assert {name: value.tolist() for name, value in found.items()} == {
+        "mean": [50.5, 495.0],
+        "p50": [50.0, 490.0],
+        "p95": [95.0, 940.0],
+        "p99": [99.0, 980.0],
+    }

@@ -59,7 +59,7 @@ def test_a_kernel_without_its_number_is_refused(kernel: str) -> None:
 
 def test_capacity_rounds_up_and_no_further() -> None:
     assert capacity(64, 64, 1, [1.0, 1.25, 2.0]).tolist() == [1, 2, 2]
-    assert capacity(30, 3, 1, 1.1) == 11  # 1.1 * 30 / 3 is a little above 11 in binary
+    assert capacity(400, 8, 1, 1.1) == 55  # 1.1 * 400 / 8 is a little above 55 in binary
     assert capacity(100, 8, 2, 1.0) == 25
 
 

@@ -262,6 +262,20 @@ def test_regroup_foreign_layers_and_wrong_sizes_are_refused_by_name() -> None:
     assert [p.key for p in failed.value.problems] == ["correct_full", "costs"]
 
 
+def test_exits_that_were_not_recorded_are_not_replayed() -> None:
+    rng = np.random.default_rng(10)
+    trace, cost = make_trace(rng, N, LAYERS), make_cost(rng, LAYERS, 1)
+    short = replace(trace, header={"depth": 2})
+    right = np.ones(N, dtype=bool)
+    replayer = Replayer(short, cost, workloads=[Workload(max_len=20)], correct_full=right)
+    policies = make_policies(rng, LAYERS, 30)
+    within = policies.take(policies.depth <= 2)
+    assert 0 < len(within) < 30
+    assert replayer.run(within).exits[:, :2].sum() == N * len(within)
+    with pytest.raises(InputError, match="exit 3 is missing"):
+        replayer.run(policies)
+
+
 def test_no_policy_is_an_empty_result() -> None:
     rng = np.random.default_rng(9)
     trace, cost = make_trace(rng, N, LAYERS), make_cost(rng, LAYERS, 2)

@@ -40,6 +40,14 @@ def test_drawn_tokens_have_the_expected_moments(spread: float, with_length: floa
     assert (drawn[:, 0] == lengths).all()
 
 
+def test_moments_of_short_texts_are_those_of_a_binomial() -> None:
+    """Two tokens that are kept or not, and one that always is: 1, 2, 2 or 3."""
+    law = ShareLaw(mean=np.array([0.5]), spread=np.zeros(1))
+    np.testing.assert_allclose(law.moments(np.array([3])), [[2.0, (1 + 4 + 4 + 9) / 4]])
+    both = ShareLaw(mean=np.array([0.5]), spread=np.ones(1))  # all or none
+    np.testing.assert_allclose(both.moments(np.array([3])), [[2.0, (1 + 9) / 2]])
+
+
 def test_what_is_drawn_is_fitted_again() -> None:
     rng = np.random.default_rng(1)
     lengths = rng.integers(20, 200, 20_000)
@@ -76,6 +84,16 @@ def test_padding_runs_at_least_what_is_packed(seed: int, batch: int) -> None:
     np.testing.assert_allclose(packed[:, 0], tokens.mean(axis=0))
     by_hand = np.mean([tokens[r[r >= 0]].max(axis=0) for r in batches for _ in r[r >= 0]], axis=0)
     np.testing.assert_allclose(padded[:, 0], by_hand)
+
+
+def test_samples_that_have_left_pad_no_one() -> None:
+    tokens = np.array([[9, 9], [4, 2], [5, 3]])
+    alive = np.array([[True, False], [True, True], [True, False]])
+    batches = np.array([[0, 1], [2, -1]])
+    padded = executed_tokens(tokens, batches, "pad_to_max", alive)
+    np.testing.assert_allclose(padded, [[23 / 3, (81 + 81 + 25) / 3], [2, 4]])
+    packed = executed_tokens(tokens, batches, "packed", alive)
+    np.testing.assert_allclose(packed[:, 0], [6, 2])
 
 
 @pytest.mark.parametrize("batch", [1, 2, 3])
