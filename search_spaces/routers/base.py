@@ -133,8 +133,8 @@ def routing_of(moe: Experts, layer: int, scores: NDArray[Any], **more: Any) -> R
 
 
 def capacity(tokens: int, num_experts: int, top_k: int, factor: float) -> int:
-    """Slots of one expert, C = ceil(cf k T / E) (GShard, Switch), at most T."""
-    return min(math.ceil(factor * top_k * tokens / num_experts - 1e-9), tokens)
+    """Slots of one expert, C = ceil(cf k T / E) (GShard, Switch)."""
+    return math.ceil(factor * top_k * tokens / num_experts - 1e-9)
 
 
 def limit(choices: I64, gates: F64, routing: Routing) -> Assignment:

@@ -2,8 +2,8 @@
 
 Sparsely-gated experts (Shazeer et al., ICLR 2017), GShard (Lepikhin et al., ICLR 2021), Switch
 (Fedus et al., JMLR 2022), Mixtral, DeepSeekMoE. `second_expert = "random"` is GShard's: the second
-one is used with probability min(1, 2 g_2). `expert_groups` is M6's prototyping (Yang et al. 2021):
-the experts are parted, and each part gives its best.
+one is used with probability min(1, 2 g_2 / (g_1 + g_2)). `expert_groups` is M6's prototyping
+(Yang et al. 2021): the experts are parted, and each part gives its best.
 """
 
 from __future__ import annotations
@@ -59,8 +59,9 @@ def assign(routing: Routing) -> Assignment:
 
 
 def _second_at_random(choices: I64, gates: NDArray[np.float64], seed: int) -> I64:
-    """Choices with the second one left out where a uniform draw is at least 2 g_2."""
-    second = np.take_along_axis(gates, choices[..., 1:2], axis=-1)[..., 0]
+    """Choices with the second one left out where a draw is at least twice its share of both."""
+    both = np.take_along_axis(gates, choices, axis=-1)
+    second = both[..., 1] / both.sum(axis=-1)
     place = np.arange(second.size).reshape(second.shape)
     drawn = hash_words(place, seed).astype(np.float64) / 2.0**64
     kept = choices.copy()
