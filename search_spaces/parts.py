@@ -76,7 +76,7 @@ class Experts:
     overflow: str = "drop"  # a token whose expert is full: drop, residual_only, reroute
     gate_norm: str = "softmax_all"  # softmax_all, softmax_topk, sigmoid, dselect
     noise: str = "none"  # on scores, while training: none, gaussian, jitter
-    second_expert: str = "top"  # random: taken with probability 2 * its gate (GShard)
+    second_expert: str = "top"  # random: taken with twice its share of both gates (GShard)
     shared_expert_ffn_size: int | None = None  # of all shared ones together; None: expert width
     expert_groups: int = 1  # prototyping: as many routers, each over its own experts
     routing_group_size: int | None = None  # tokens that share a capacity; None: all of a step
