@@ -82,6 +82,7 @@ def lower_stack(
     is_decoder: bool = True,
     widths: Widths | None = None,
     grouped: bool = True,
+    part: str = "layer",
 ) -> OpTable:
     """The operators of R layers of a decoder (or encoder).
 
@@ -92,6 +93,7 @@ def lower_stack(
         widths: In place of the stack's own, where rows differ in width.
         grouped: Whether one call serves all experts of a layer, as in serving kernels; else the
             runtime makes one call per expert and the host waits for the router.
+        part: The whole "layer", its "attention" (cross attention too) or its "ffn".
 
     Raises:
         InputError: the backbone has no decoder and one is asked for.
@@ -100,12 +102,15 @@ def lower_stack(
     w = widths or Widths.of(stack, len(shapes))
     rows = Rows(as_ints(shapes.layer), as_ints(shapes.dtype))
     tokens = as_ints(shapes.batch) * as_ints(shapes.queries)
-    _self_attention(rows, backbone, shapes, w, is_decoder)
     norm = 1 if backbone.norm == "rms" else 2
-    _residual_norm(rows, tokens, w.hidden, norm)
-    if shapes.source is not None and bool((w.source > 0).any()):
-        _cross_attention(rows, backbone, shapes, w)
+    if part != "ffn":
+        _self_attention(rows, backbone, shapes, w, is_decoder)
         _residual_norm(rows, tokens, w.hidden, norm)
+        if shapes.source is not None and bool((w.source > 0).any()):
+            _cross_attention(rows, backbone, shapes, w)
+            _residual_norm(rows, tokens, w.hidden, norm)
+    if part == "attention":
+        return rows.table()
     routed = np.array([backbone.has_experts(int(x)) for x in rows.layer], dtype=bool)
     _ffn(rows, backbone, tokens, w.hidden, w.ffn, where=~routed)
     if routed.any():
@@ -194,7 +199,9 @@ def _self_attention(
         batch=batch,
         queries=queries,
         keys=seen_keys(queries, cached, window),
-        pairs=visible_pairs(queries, cached, window) if causal else 1.0 * queries * queries,
+        pairs=visible_pairs(queries, cached, window)
+        if causal
+        else 1.0 * queries * (queries + cached),
         heads=w.heads,
         kv_heads=w.kv_heads,
         head=w.head,

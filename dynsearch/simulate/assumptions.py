@@ -1,0 +1,109 @@
+"""What a simulation assumes where no trace tells: stated numbers that the result shows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from math import inf
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dynsearch.errors import InputError
+from dynsearch.sim.exit_model import ExitModel
+from dynsearch.sim.exit_model_fit import fit_exit_model
+from search_spaces.records import nearest
+
+F64 = NDArray[np.float64]
+
+# Accuracy by exit of one published network: the means of the 8,000 rows of SNLI that
+# `sim.exit_model_fit` takes the likeness of exits from (same repository).
+SNLI_ACCURACY = (
+    0.381,
+    0.435,
+    0.563,
+    0.772,
+    0.792,
+    0.803,
+    0.809,
+    0.815,
+    0.819,
+    0.821,
+    0.825,
+    0.825,
+)
+PARAMETRIC = "parametric"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assumptions:
+    """Parameters of everything that depends on the input."""
+
+    accuracy: tuple[float, ...] = SNLI_ACCURACY  # by exit; stretched over the layers
+    sharpness: float = ExitModel.__dataclass_fields__["sharpness"].default
+    temperature: float = 1.0
+    rates: tuple[float, ...] = ()  # share that leaves at each early exit, in place of thresholds
+    keep: float = 0.5  # share of tokens that a skim leaves where it states no rate
+    spread: float = 0.05  # of that share between texts, see `sim.skim_tokens.ShareLaw`
+    concentration: float = inf  # of experts' popularity between batches; inf: always even
+    acceptance: float | None = None  # of drafted tokens; None: as exit and last layer agree
+
+    def exit_model(self, num_exits: int) -> ExitModel:
+        """Exits after every layer; accuracies are read off between those that are stated.
+
+        Raises:
+            InputError: an accuracy outside (0, 1).
+        """
+        here, stated = (np.linspace(0.0, 1.0, n) for n in (num_exits, len(self.accuracy)))
+        values = np.interp(here, stated, self.accuracy) if num_exits > 1 else self.accuracy[-1:]
+        model = fit_exit_model(values)
+        return replace(model, sharpness=self.sharpness, temperature=self.temperature)
+
+
+_LISTS = ("accuracy", "rates")
+_RANGES = {  # closed below, open above where that is an odds or a correlation
+    "accuracy": (0.0, 1.0),
+    "rates": (0.0, 1.0),
+    "sharpness": (0.0, 1.0),
+    "temperature": (0.0, inf),
+    "keep": (0.0, 1.0),
+    "spread": (0.0, 1.0),
+    "concentration": (0.0, inf),
+    "acceptance": (0.0, 1.0),
+}
+_OPEN = ("accuracy", "sharpness", "temperature", "keep", "concentration")  # 0 is no value
+
+
+def parse_assumptions(words: Sequence[str]) -> Assumptions:
+    """Assumptions from words NAME=VALUE, lists with commas between.
+
+    Raises:
+        InputError: an unknown name (with the nearest one), or a value outside its range.
+    """
+    found: dict[str, Any] = {}
+    for word in words:
+        name, _, text = word.partition("=")
+        if name not in _RANGES:
+            hint = nearest(name, _RANGES) or f"; use one of {', '.join(_RANGES)}"
+            raise InputError.one("command line", "--exits", word, f"is not NAME=VALUE{hint}")
+        try:
+            values = tuple(float(part) for part in text.split(","))
+        except ValueError:
+            way = "needs numbers, with commas between: accuracy=0.5,0.7,0.8"
+            raise InputError.one("command line", "--exits", word, way) from None
+        low, high = _RANGES[name]
+        below = min(values) <= low if name in _OPEN else min(values) < low
+        top = max(values) >= high if name in ("accuracy", "sharpness") else max(values) > high
+        if below or top or not all(v == v for v in values):
+            edge = "above" if name in _OPEN else "from"
+            end = "below" if name in ("accuracy", "sharpness") else "to"
+            way = f"must lie {edge} {low:g} and {end} {high:g}"
+            raise InputError.one("command line", "--exits", word, way)
+        if name not in _LISTS and len(values) != 1:
+            raise InputError.one("command line", "--exits", word, "is one number")
+        found[name] = values if name in _LISTS else values[0]
+    if sum(found.get("rates", ())) > 1.0 + 1e-9:
+        way = "shares that leave early add up to at most 1"
+        raise InputError.one("command line", "--exits", f"rates={found['rates']}", way)
+    return Assumptions(**found)
