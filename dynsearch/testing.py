@@ -1,7 +1,8 @@
-"""Small, deterministic material for tests: a tiny BERT folder and generated labelled text.
+"""For tests, also a user's: conformance suites of rule files, a tiny BERT folder and texts.
 
-Everything is made from a seed in well under a second and needs no download, so tests of the whole
-pipeline run the real code on a real, if tiny, encoder.
+`check_criterion`, `check_aggregator`, `check_router` and `check_skim` prove that a rule file does
+what simulation and export rely on. The material is made from a seed in well under a second and
+needs no download, so tests of the whole pipeline run the real code on a real, if tiny, encoder.
 """
 
 from __future__ import annotations
@@ -12,6 +13,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors.torch import save_file
+
+from dynsearch.conformance import check_aggregator as check_aggregator
+from dynsearch.conformance import check_criterion as check_criterion
 
 POSITIVE = ("good", "great", "fine", "warm", "bright", "clever", "funny", "moving")
 NEGATIVE = ("bad", "poor", "dull", "cold", "dark", "clumsy", "boring", "flat")

@@ -21,6 +21,9 @@ from search_spaces.parts import Cascade as Cascade
 from search_spaces.parts import Exits as Exits
 from search_spaces.parts import Experts as Experts
 from search_spaces.parts import Skim as Skim
+from search_spaces.parts import later_defaults
+from search_spaces.tokens import keep_counts as keep_counts
+from search_spaces.tokens import tokens_per_layer as tokens_per_layer
 
 # Order is part of every OpTable: new types are appended.
 DTYPES: tuple[str, ...] = ("fp32", "bf16", "fp16", "int8", "tf32", "fp8", "int4")
@@ -52,7 +55,28 @@ EXIT_BATCHING: tuple[str, ...] = ("serial", "wait_all", "compact", "regroup")
 GRANULARITY: tuple[str, ...] = ("token", "sequence")
 POOLING: tuple[str, ...] = ("mean", "cls")
 # Order is part of every PolicyBatch: new criteria are appended.
-CRITERIA: tuple[str, ...] = ("max_prob", "margin", "entropy", "entropy_normalized", "patience")
+CRITERIA: tuple[str, ...] = (
+    "max_prob",
+    "margin",
+    "entropy",
+    "entropy_normalized",
+    "patience",
+    "energy",
+    "state_similarity",
+    "learned",
+    "learned_upfront",
+    "halting_sum",
+    "halting_cdf",
+    "flexible_patience",
+    "patience_confidence",
+    "vote",
+    "hash",
+    "prediction_set",
+    "position_schedule",
+    "window",
+    "static",
+    "oracle",
+)
 # What the dynamic model runs and a job may search; all others can be described and replayed.
 RUNNABLE_CRITERIA: tuple[str, ...] = CRITERIA[:5]
 
@@ -107,6 +131,11 @@ def stack_depth(candidate: Candidate, stack: str) -> int:
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
 Bool = NDArray[np.bool_]
+Records = NDArray[np.object_]
+
+
+def _no_records() -> Records:
+    return np.empty(0, dtype=object)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,6 +149,12 @@ class PolicyBatch:
     patience: I64  # [P] 0 unless criterion is patience
     temperature: F64  # [P]
     exit_batching: I64  # [P] index into EXIT_BATCHING
+    # [P] the Exits of a policy that the arrays do not tell whole, None elsewhere; empty: all None
+    records: Records = field(default_factory=_no_records)
+
+    def __post_init__(self) -> None:
+        if not self.records.size:
+            object.__setattr__(self, "records", np.full(self.depth.shape, None, dtype=object))
 
     def __len__(self) -> int:
         return int(self.depth.shape[0])
@@ -158,6 +193,11 @@ class CandidateBatch:
     dtype: I64  # [B] index into DTYPES
     pooling: I64  # [B] index into POOLING
     valid: Bool = field(default_factory=lambda: np.zeros((0, 0), dtype=bool))  # [B, L] l < depth
+    records: Records = field(default_factory=_no_records)  # [B] as in PolicyBatch
+
+    def __post_init__(self) -> None:
+        if not self.records.size:
+            object.__setattr__(self, "records", np.full(self.depth.shape, None, dtype=object))
 
     def __len__(self) -> int:
         return int(self.depth.shape[0])
@@ -216,6 +256,7 @@ def stack(candidates: list[Candidate]) -> CandidateBatch:
     criterion = np.zeros(size, dtype=np.int64)
     patience = np.zeros(size, dtype=np.int64)
     temperature = np.ones(size)
+    records = np.full(size, None, dtype=object)
     for i, c in enumerate(candidates):
         if c.exits is None:
             continue
@@ -225,8 +266,10 @@ def stack(candidates: list[Candidate]) -> CandidateBatch:
         temperature[i] = c.exits.temperature
         if c.exits.criterion == "patience":
             patience[i] = c.exits.patience or 1
-        else:
+        elif c.exits.thresholds:
             thresholds[i, columns] = c.exits.thresholds
+        if not is_plain(c.exits):
+            records[i] = c.exits
     schedules = [layer_schedule(c) for c in candidates]
     depth = np.array([c.depth for c in candidates], dtype=np.int64)
     return CandidateBatch(
@@ -247,7 +290,15 @@ def stack(candidates: list[Candidate]) -> CandidateBatch:
         dtype=np.array([DTYPES.index(c.dtype) for c in candidates]),
         pooling=np.array([POOLING.index(c.pooling) for c in candidates]),
         valid=np.arange(n)[None, :] < depth[:, None],
+        records=records,
     )
+
+
+def is_plain(exits: Exits) -> bool:
+    """Whether the arrays of a `PolicyBatch` tell all that decides who leaves where."""
+    later = later_defaults(Exits)
+    same = all(getattr(exits, name) == value for name, value in later.items())
+    return same and exits.criterion in RUNNABLE_CRITERIA and exits.aggregator == "none"
 
 
 def policies_of(candidates: list[Candidate]) -> PolicyBatch:
@@ -276,8 +327,8 @@ def apply_policy(outer: Candidate, policies: PolicyBatch, i: int) -> Candidate:
     """`outer` with the depth and exits of policy i; layers above the depth are cut away."""
     depth = int(policies.depth[i])
     layers = tuple(int(x) + 1 for x in np.flatnonzero(policies.exit_on[i]))
-    exits = None
-    if layers:
+    exits = policies.records[i]
+    if exits is None and layers:
         criterion = CRITERIA[int(policies.criterion[i])]
         patience = criterion == "patience"
         exits = Exits(
@@ -363,34 +414,3 @@ def _row(batch: CandidateBatch, i: int) -> Candidate:
         pooling=POOLING[int(batch.pooling[i])],
     )
     return apply_policy(outer, batch.policies(), i)
-
-
-def keep_counts(lengths: NDArray[Any], keep_rate: NDArray[Any], protected: int = 1) -> I64:
-    """Tokens alive after a skim: min(n, max(protected + 1, ceil(keep_rate * n - 1e-9))).
-
-    Args:
-        lengths: Unpadded token counts, [CLS] and [SEP] included. Any shape.
-        keep_rate: Absolute share to keep, in (0, 1]. Broadcasts against `lengths`.
-        protected: Positions that are never dropped.
-
-    Returns:
-        Integer counts, shape of the broadcast. Never depends on batch mates.
-    """
-    n = np.asarray(lengths, dtype=np.float64)
-    wanted = np.ceil(np.asarray(keep_rate, dtype=np.float64) * n - 1e-9)
-    return np.minimum(n, np.maximum(protected + 1, wanted)).astype(np.int64)
-
-
-def tokens_per_layer(lengths: NDArray[Any], keep_rate: NDArray[Any]) -> tuple[I64, I64]:
-    """Tokens that enter each layer and that enter its feed-forward network.
-
-    Args:
-        lengths: Unpadded token counts [N].
-        keep_rate: Absolute share alive after each layer [L].
-
-    Returns:
-        `(entering_layer, entering_ffn)`, each [N, L].
-    """
-    ffn = keep_counts(np.asarray(lengths)[:, None], np.asarray(keep_rate)[None, :])
-    layer = np.concatenate([np.asarray(lengths, dtype=np.int64)[:, None], ffn[:, :-1]], axis=1)
-    return layer, ffn

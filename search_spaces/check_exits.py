@@ -169,6 +169,11 @@ def _check_thresholds(
     by_class = criterion.legal_range(2) != criterion.legal_range(3)
     unknown = by_class and (num_classes is None or num_classes < 2)
     legal = None if unknown else criterion.legal_range(num_classes or 2)
+    first = criterion.first_scores
+    if first is not None and exits.thresholds and exits.thresholds[0] <= first:
+        reason = f"every sample scores {first:g} at the first exit: all leave there"
+        above = math.nextafter(first, math.inf)
+        found.reject(1, "exits.thresholds[0]", exits.thresholds[0], reason, above)
     for i, threshold in enumerate(exits.thresholds):
         key = f"exits.thresholds[{i}]"
         if not math.isfinite(threshold):

@@ -83,6 +83,9 @@ _FIXED_SKIMS = ("fixed_schedule", "topk_router")
 _FIXED_ROUTERS = ("expert_choice", "balanced_assignment")
 
 
+_SIMULATED = "needs the labels of its inputs: it can be simulated, not run or exported"
+
+
 def check(
     candidate: Candidate, *, workload: Workload | None = None, num_classes: int | None = None
 ) -> list[Finding]:
@@ -130,9 +133,14 @@ def not_lowered(candidate: Candidate) -> list[Finding]:
         for record in parts[part] if part else [candidate]:
             value = getattr(record, name)
             if value not in legal:
-                reason = "can be described but is not lowered yet"
+                labels = key == "exits.criterion" and value in _needing_labels()
+                reason = _SIMULATED if labels else "can be described but is not lowered yet"
                 found.reject(0, key, value, reason, legal[0])
     return list(found)
+
+
+def _needing_labels() -> tuple[str, ...]:
+    return tuple(kind for kind, rule in exit_criteria().items() if rule.needs_labels)
 
 
 def require_valid(

@@ -29,6 +29,7 @@ from dynsearch.quality.supernet import load_supernet
 from search_spaces.candidate import Candidate, layer_schedule
 from search_spaces.codec import candidate_from_dict
 from search_spaces.errors import InputError, Problem
+from search_spaces.validity import require_valid
 
 SCHEMA_VERSION = 1
 SUPERNET = "supernet"
@@ -116,6 +117,7 @@ def _export_one(
     """Fill a folder under another name, then rename it: whole or not at all."""
     first = points[0]
     candidate = candidate_from_dict(first.candidate)
+    require_valid(candidate, file=f"configuration {first.id}", run=True)
     kept = stored(reachable(weights, candidate), candidate.dtype)
     raw = save({name: tensor.contiguous() for name, tensor in kept.items()})
     counts = {int(e) for e in layer_schedule(candidate)["num_experts"] if e > 1}

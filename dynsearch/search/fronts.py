@@ -27,7 +27,8 @@ from search_spaces.errors import InputError
 SCHEMA_VERSION = 1
 I64 = NDArray[np.int64]
 _THIN_FROM = 512  # points
-_POLICY_FIELDS = tuple(f.name for f in fields(PolicyBatch))
+# A search tries policies that their arrays tell whole: there are no records to keep.
+_POLICY_FIELDS = tuple(f.name for f in fields(PolicyBatch) if f.name != "records")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,7 +6,8 @@ decisions for many policies at once as sets in a `Layout`, which is what replay 
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,8 @@ from dynsearch.sim.layout import Layout
 from search_spaces.candidate import CRITERIA, PolicyBatch
 from search_spaces.errors import InputError
 from search_spaces.exits import exit_score
+from search_spaces.exits.decisions import gather_evidence, leaves
+from search_spaces.exits.patience import agreement_counts
 
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
@@ -41,29 +44,38 @@ def scores_of(logits: NDArray[np.float32], criterion: int, temperature: float) -
     return scores
 
 
-def exit_layers(logits: NDArray[np.float32], policies: PolicyBatch) -> I64:
-    """0-based layer after which each sample leaves, [P, N]. Logits [N, L, C]."""
+def exit_layers(
+    logits: NDArray[np.float32],
+    policies: PolicyBatch,
+    aux: Mapping[str, NDArray[Any]] | None = None,
+) -> I64:
+    """0-based layer after which each sample leaves, [P, N].
+
+    Args:
+        logits: [N, L, C].
+        policies: P policies.
+        aux: Named arrays [N, L], for the criteria that need more than logits (`named_arrays`).
+
+    Raises:
+        InputError: a criterion needs an array that is missing.
+    """
     predicted = logits.argmax(axis=-1)
     out = np.repeat(policies.depth[:, None] - 1, logits.shape[0], axis=1)
     for p in range(len(policies)):
         criterion = int(policies.criterion[p])
         active = np.flatnonzero(policies.exit_on[p])
-        if criterion == PATIENCE:
-            leaves = _patience_leaves(predicted[:, active], int(policies.patience[p]))
+        if policies.records[p] is not None:
+            exits = policies.records[p]
+            seen = gather_evidence(exits, logits, aux or {}, int(policies.depth[p]))
+            gone = leaves(exits, seen)
+        elif criterion == PATIENCE:
+            gone = agreement_counts(predicted[:, active]) >= int(policies.patience[p])
         else:
             scores = scores_of(logits, criterion, float(policies.temperature[p]))
-            leaves = scores[:, active] >= policies.thresholds[p, active]
-        found = leaves.any(axis=1)
-        out[p, found] = active[leaves.argmax(axis=1)[found]] if active.size else 0
+            gone = scores[:, active] >= policies.thresholds[p, active]
+        found = gone.any(axis=1)
+        out[p, found] = active[gone.argmax(axis=1)[found]] if active.size else 0
     return out
-
-
-def _patience_leaves(predicted: I64, patience: int) -> NDArray[np.bool_]:
-    """Whether the run of agreements reaches `patience`, [N, X], from predictions [N, X]."""
-    run = np.zeros(predicted.shape, dtype=np.int64)
-    for x in range(1, predicted.shape[1]):
-        run[:, x] = np.where(predicted[:, x] == predicted[:, x - 1], run[:, x - 1] + 1, 0)
-    return run >= patience
 
 
 class Rule(Protocol):

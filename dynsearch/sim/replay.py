@@ -32,6 +32,7 @@ from dynsearch.sim.latencies import sample_latencies
 from dynsearch.sim.layer_cost import REGROUP, SERIAL, WAIT_ALL, LayerCost
 from dynsearch.sim.pricing import QUANTITIES, Pricer, combine, make_pricer, num_channels
 from dynsearch.sim.ranking import Judge, Ranking
+from dynsearch.sim.records import RecordRule, answer_key, answering_trace, named_arrays
 from dynsearch.sim.stages import entering_share
 from dynsearch.sim.walk import Tally, Walk
 from search_spaces.candidate import CRITERIA, EXIT_BATCHING, PolicyBatch
@@ -142,6 +143,7 @@ class Replayer:
         self._check()
         self._predicted = trace.logits.argmax(axis=-1)  # [N, L]
         self._correct = self._predicted == trace.labels[:, None]
+        self._arrays = named_arrays(trace)
         self._pricers: dict[tuple[int, int, tuple[str, ...]], Pricer] = {}
         self._scores: dict[tuple[int, float], F64] = {}
 
@@ -213,7 +215,7 @@ class Replayer:
             workload: Number of the workload.
         """
         self._check_policies(policies)
-        where = exit_layers(self.trace.logits, policies)
+        where = exit_layers(self.trace.logits, policies, self._arrays)
         distinct, index = np.unique(self.trace.lengths, return_inverse=True)
         cost = self.costs[workload].at_lengths(distinct)
         load = self.workloads[workload]
@@ -248,15 +250,25 @@ class Replayer:
         pricers = [self._pricer(w, mode, names) for w in range(len(self.workloads))]
         layouts = [p.layout for p in pricers]
         rule: Rule
-        if int(policies.criterion[0]) == PATIENCE:
+        answers, correct = self.trace, self._correct
+        temperature = float(policies.temperature[0])
+        if policies.records[0] is not None:
+            exits = policies.records[0]
+            rule = RecordRule(self.trace, self._arrays, policies, layouts)
+            answers = answering_trace(self.trace, exits, int(policies.depth[0]))
+            if answers is not self.trace:
+                self._check_answers()
+                correct = answers.logits.argmax(axis=-1) == answers.labels[:, None]
+                temperature = 1.0
+        elif int(policies.criterion[0]) == PATIENCE:
             rule = PatienceRule(self._predicted, policies, layouts)
         else:
-            scores = self.scores(int(policies.criterion[0]), float(policies.temperature[0]))
+            scores = self.scores(int(policies.criterion[0]), temperature)
             rule = ThresholdRule(scores, policies, layouts)
         judge = None
         if self.ranking is not None:
-            judge = Judge(self.ranking, self.trace, float(policies.temperature[0]))
-        walk = Walk(pricers, rule, self._correct, self.correct_full, self.row_losses, judge)
+            judge = Judge(self.ranking, answers, temperature)
+        walk = Walk(pricers, rule, correct, self.correct_full, self.row_losses, judge)
         for start in range(0, rows.size, BLOCK):
             walk.block(policies, np.arange(start, min(start + BLOCK, rows.size)), rows, tally)
 
@@ -307,6 +319,11 @@ class Replayer:
         if problems:
             raise InputError(problems)
 
+    def _check_answers(self) -> None:
+        if self.row_losses is not None:
+            text = "were made for exits that answer alone: replay without them"
+            raise InputError.one("arguments", "row_losses", None, text)
+
     def _check_policies(self, policies: PolicyBatch) -> None:
         if (policies.exit_batching == REGROUP).any():
             raise InputError.one(
@@ -353,8 +370,15 @@ def _reach(exits: I64, n: int) -> F64:
 
 
 def _groups(policies: PolicyBatch) -> list[I64]:
-    """Row numbers by equal (criterion, temperature, exit batching)."""
+    """Row numbers by equal (criterion, temperature, exit batching) and equal answers."""
     temperature = np.unique(policies.temperature, return_inverse=True)[1]
     key = (temperature * len(CRITERIA) + policies.criterion) * len(EXIT_BATCHING)
-    group = np.unique(key + policies.exit_batching, return_inverse=True)[1]
+    key = key + policies.exit_batching
+    records = policies.records
+    if any(record is not None for record in records):
+        pairs = zip(records, policies.depth, strict=True)
+        answers = [answer_key(record, int(depth)) for record, depth in pairs]
+        number = {answer: i for i, answer in enumerate(dict.fromkeys(answers))}
+        key = key * len(number) + np.array([number[answer] for answer in answers])
+    group = np.unique(key, return_inverse=True)[1]
     return [np.flatnonzero(group == g) for g in range(int(group.max(initial=-1)) + 1)]

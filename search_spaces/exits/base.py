@@ -21,15 +21,35 @@ class Evidence:
 
     Attributes:
         logits: [N, X, C], divided by their temperatures and aggregated (`exits.decisions`).
+        votes: Class that each exit alone names [N, X].
         layers: Layer of each exit [X], 1-based, ascending.
         temperature: What the logits were divided by [X]; 1 where they were aggregated.
         aux: Named trace arrays at the exits, each [N, X]; those that the criterion declares.
     """
 
     logits: F64
+    votes: NDArray[np.int64]
     layers: NDArray[np.int64]
     temperature: F64
     aux: Mapping[str, NDArray[Any]]
+
+    def array(self, name: str) -> F64:
+        """A declared array [N, X] in float64."""
+        return np.asarray(self.aux[name], dtype=np.float64)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Aggregator:
+    """What exits answer together: logits of exits in order -> logits of each answer.
+
+    Attributes:
+        kind: Name in files.
+        combine: Logits [N, K, C], layers [K], depth, the policy -> [N, K, C]; what stands at an
+            exit depends on it and the exits before it alone.
+    """
+
+    kind: str
+    combine: Callable[[F64, NDArray[np.int64], int, Exits], F64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +74,7 @@ class ExitCriterion:
         counts: Whether it leaves after `patience` exits in a row.
         compares: Whether an exit is compared with the one before; the first then has nothing to
             be compared with and never counts.
+        first_scores: What every sample scores at the first exit; None: samples differ there.
         needs_classes: Whether a regression head has no such score.
         fixed: Whether it is known before the input is run: no trace is needed for time.
         needs_labels: Whether it can only be simulated, on labelled samples.
@@ -70,10 +91,23 @@ class ExitCriterion:
     has_thresholds: bool = True
     counts: bool = False
     compares: bool = False
+    first_scores: float | None = None
     needs_classes: bool = True
     fixed: bool = False
     needs_labels: bool = False
     fields: Mapping[str, Any] = field(default_factory=dict)
+
+    def scores(self, exits: Exits, seen: Evidence) -> F64:
+        """Score of each early exit [N, X], larger = surer.
+
+        Raises:
+            ValueError: the criterion declares neither a score nor a trail.
+        """
+        if self.trail is not None:
+            return self.trail(exits, seen)
+        if self.score is None:
+            raise ValueError(f"criterion {self.kind} declares neither a score nor a trail")
+        return self.score(seen.logits, 1.0)
 
     def legal_range(self, num_classes: int) -> tuple[float, float] | None:
         """Thresholds (low, high] that decide anything, None where there is no threshold."""
@@ -107,3 +141,24 @@ def entropy_nats(logits: NDArray[Any], temperature: float) -> F64:
     logs = log_softmax(logits, temperature)
     entropy: F64 = -(np.exp(logs) * logs).sum(axis=-1)
     return entropy
+
+
+def run_lengths(
+    passes: NDArray[np.bool_], restart: NDArray[np.bool_] | None = None
+) -> NDArray[np.int64]:
+    """Length of the run of passes that ends at each exit.
+
+    Args:
+        passes: [..., X].
+        restart: Where a run that breaks begins anew with a length of 1 [..., X]; None: nowhere.
+
+    Returns:
+        Counts [..., X].
+    """
+    counts = np.zeros(passes.shape, dtype=np.int64)
+    before = np.zeros(passes.shape[:-1], dtype=np.int64)
+    for x in range(passes.shape[-1]):
+        broken = 0 if restart is None else restart[..., x].astype(np.int64)
+        before = np.where(passes[..., x], before + 1, broken)
+        counts[..., x] = before
+    return counts

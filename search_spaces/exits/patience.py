@@ -1,4 +1,8 @@
-"""Exits in a row whose prediction agrees with the one before (PABEE). It has no threshold."""
+"""Exits in a row whose prediction agrees with the one before.
+
+PABEE (Zhou et al., NeurIPS 2020). It has no threshold: a sample leaves when the count of
+agreements reaches the patience.
+"""
 
 from __future__ import annotations
 
@@ -7,26 +11,35 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from search_spaces.exits.base import ExitCriterion
+from search_spaces.exits.base import F64, Evidence, ExitCriterion, run_lengths
+from search_spaces.parts import Exits
 
 
-def agreement_counts(predictions: NDArray[Any]) -> NDArray[np.int64]:
-    """Length of the run of agreements that ends at each exit.
-
-    A sample leaves at the first exit whose count reaches the patience P; the first exit has
-    nothing to agree with (count 0), so exit P + 1 is the earliest (methods.md B, rule 1).
+def agreements(predictions: NDArray[Any]) -> NDArray[np.bool_]:
+    """Whether each exit agrees with the one before [..., X]; the first has nothing to agree with.
 
     Args:
         predictions: Arg max of the logits at the active exits, in order [..., X].
-
-    Returns:
-        Counts [..., X].
     """
-    counts = np.zeros(predictions.shape, dtype=np.int64)
-    for x in range(1, predictions.shape[-1]):
-        agrees = predictions[..., x] == predictions[..., x - 1]
-        counts[..., x] = np.where(agrees, counts[..., x - 1] + 1, 0)
-    return counts
+    agrees = np.zeros(predictions.shape, dtype=bool)
+    agrees[..., 1:] = predictions[..., 1:] == predictions[..., :-1]
+    return agrees
 
 
-CRITERION = ExitCriterion(kind="patience", has_thresholds=False, counts=True, compares=True)
+def agreement_counts(predictions: NDArray[Any]) -> NDArray[np.int64]:
+    """Length of the run of agreements that ends at each exit [..., X].
+
+    A sample leaves at the first exit whose count reaches the patience P; exit P + 1 is the
+    earliest.
+    """
+    return run_lengths(agreements(predictions))
+
+
+def trail(exits: Exits, seen: Evidence) -> F64:
+    """0 where the exit agrees with the one before, else -1, [N, X]; 0 counts."""
+    return agreements(seen.logits.argmax(axis=-1)).astype(np.float64) - 1.0
+
+
+CRITERION = ExitCriterion(
+    kind="patience", trail=trail, has_thresholds=False, counts=True, compares=True
+)

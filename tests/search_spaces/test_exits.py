@@ -7,10 +7,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from search_spaces import CRITERIA, InputError, exit_criteria, exit_criterion, exit_score
+from search_spaces import (
+    CRITERIA,
+    RUNNABLE_CRITERIA,
+    InputError,
+    exit_criteria,
+    exit_criterion,
+    exit_score,
+)
 from search_spaces.exits.patience import agreement_counts
 
-SCORED = [c for c in CRITERIA if c != "patience"]
+SCORED = [c for c in RUNNABLE_CRITERIA if c != "patience"]
 LOGITS = st.lists(st.floats(-30, 30), min_size=2, max_size=6)
 
 

@@ -284,6 +284,110 @@ def test_legal_pairs_that_need_care_are_warned_about_and_accepted(
     assert finding.reason in caplog.text
 
 
+def criterion(kind: str, **fields: Any) -> Candidate:
+    return replace(FULL, exits=Exits(layers=(1, 2, 4), criterion=kind, **fields))
+
+
+THREE = (0.9, 0.8, 0.7)
+SENSIBLE = {
+    "energy": {"thresholds": (3.0, -2.0, 9.0)},
+    "state_similarity": {"thresholds": THREE},
+    "learned": {"thresholds": THREE},
+    "learned_upfront": {"thresholds": (0.0, 0.0, -1.0)},
+    "halting_sum": {"thresholds": (0.99,) * 3},
+    "halting_cdf": {"thresholds": THREE},
+    "flexible_patience": {"thresholds": (-0.1,) * 3, "patience": 2, "similarity": "sym_kl"},
+    "patience_confidence": {"thresholds": THREE, "patience": 3},
+    "vote": {"thresholds": (1.5, 1.2, 1.2), "vote_power": 0.5},
+    "hash": {"hash_salt": 3},
+    "prediction_set": {"thresholds": (-1.0,) * 3, "set_level": 0.1, "set_floors": (0.0,) * 3},
+    "position_schedule": {"schedule": (6, 4, 1), "schedule_length": 30},
+    "window": {"thresholds": THREE, "window": 3, "window_floor": 0.6},
+    "oracle": {},
+}
+
+
+@pytest.mark.parametrize("kind", SENSIBLE)
+def test_every_criterion_has_sensible_exits_that_wait_for_being_lowered(kind: str) -> None:
+    candidate = criterion(kind, **SENSIBLE[kind])
+    assert check(candidate, num_classes=3) == []
+    assert "exits.criterion" in {f.key for f in not_lowered(candidate)}
+    assert input_independent(candidate) == (kind in ("hash", "position_schedule"))
+
+
+REJECTED_CRITERIA = [
+    # criterion, changed fields, key, nearest legal value
+    ("state_similarity", {"thresholds": (-1.0, 0.5, 0.5)}, "exits.thresholds[0]", None),
+    ("learned", {"patience": 2}, "exits.patience", None),
+    ("halting_sum", {"thresholds": (0.9,)}, "exits.thresholds", None),
+    ("flexible_patience", {"similarity": None}, "exits.similarity", "js"),
+    ("flexible_patience", {"similarity": "l2"}, "exits.similarity", None),
+    ("flexible_patience", {"patience": 3}, "exits.patience", 2),
+    ("patience_confidence", {"patience": 4}, "exits.patience", 3),
+    ("patience_confidence", {"patience": None}, "exits.patience", 1),
+    ("vote", {"vote_power": None}, "exits.vote_power", 0.5),
+    ("vote", {"vote_power": -1.0}, "exits.vote_power", 0),
+    ("vote", {"thresholds": (1.0, 1.2, 1.2)}, "exits.thresholds[0]", math.nextafter(1, 2)),
+    ("hash", {"thresholds": THREE}, "exits.thresholds", ()),
+    ("hash", {"hash_kind": "md5"}, "exits.hash_kind", None),
+    ("prediction_set", {"set_level": 1.0}, "exits.set_level", 0.05),
+    ("prediction_set", {"set_floors": (0.0,)}, "exits.set_floors", None),
+    ("prediction_set", {"thresholds": (-3.0, -1.0, -1.0)}, "exits.thresholds[0]", None),
+    ("position_schedule", {"schedule": ()}, "exits.schedule", (1,)),
+    ("position_schedule", {"schedule": (6, 3, 1)}, "exits.schedule[1]", 2),
+    ("position_schedule", {"thresholds": THREE}, "exits.thresholds", ()),
+    ("window", {"window_floor": 1.0}, "exits.window_floor", 0.5),
+    ("window", {"window": 0}, "exits.window", 1),
+    ("oracle", {"window": 2}, "exits.window", None),
+    ("energy", {"aggregator": "cache"}, "exits.aggregator", "none"),
+    ("hash", {"decay_rate": 4.0, "decay_length": 9}, "exits.decay_rate", None),
+]
+
+
+@pytest.mark.parametrize(("kind", "changes", "key", "near"), REJECTED_CRITERIA)
+def test_senseless_criteria_are_rejected_with_the_nearest_value(
+    kind: str, changes: dict[str, Any], key: str, near: Any
+) -> None:
+    candidate = criterion(kind, **(SENSIBLE[kind] | changes))
+    rejected = [f for f in check(candidate, num_classes=3) if f.severity == "reject"]
+    assert [f.key for f in rejected] == [key]
+    if near is not None:
+        assert rejected[0].nearest == near
+
+
+def test_everyone_leaves_at_the_one_static_exit() -> None:
+    exits = Exits(layers=(2, 4), criterion="static")
+    assert only(replace(FULL, exits=exits)).nearest == (2,)
+    one = replace(FULL, exits=replace(exits, layers=(2,)))
+    assert check(one) == []
+    assert input_independent(one)
+
+
+@pytest.mark.parametrize("kind", ["learned", "halting_cdf", "hash", "position_schedule"])
+def test_criteria_that_need_no_classes_suit_a_regression_head(kind: str) -> None:
+    assert check(criterion(kind, **SENSIBLE[kind]), num_classes=1) == []
+
+
+def test_an_oracle_is_simulated_and_never_run() -> None:
+    with pytest.raises(InputError, match="simulated, not run or exported"):
+        require_valid(criterion("oracle"), run=True)
+
+
+def test_a_budget_that_grows_with_the_position_breaks_a_monotone_cache() -> None:
+    decoder = replace(BACKBONE, type="decoder")
+    exits = Exits(
+        layers=(1, 2),
+        criterion="position_schedule",
+        schedule=(1, 2),
+        schedule_length=9,
+        granularity="token",
+        kv_policy="monotone",
+    )
+    assert only(replace(FULL, backbone=decoder, exits=exits)).rule == 7
+    falling = replace(exits, schedule=(2, 1))
+    assert check(replace(FULL, backbone=decoder, exits=falling)) == []
+
+
 T5 = load_backbone("t5-small")
 BOTH = Candidate(backbone=T5, depth=6)
 LSTM = Candidate(backbone=replace(BACKBONE, type="recurrent", num_layers=1, num_heads=1), depth=1)

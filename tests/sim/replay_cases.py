@@ -12,6 +12,7 @@ from dynsearch.sim.layer_cost import LayerCost, StageTable
 from search_spaces.candidate import (
     CRITERIA,
     EXIT_BATCHING,
+    RUNNABLE_CRITERIA,
     PolicyBatch,
     tokens_per_layer,
 )
@@ -94,7 +95,7 @@ def make_policies(
     count: int,
     *,
     modes: tuple[str, ...] = ("serial", "wait_all", "compact"),
-    criteria: tuple[str, ...] = CRITERIA,
+    criteria: tuple[str, ...] = RUNNABLE_CRITERIA,
 ) -> PolicyBatch:
     depth = rng.integers(1, layers + 1, count)
     on = (rng.random((count, layers)) < 0.6) & (np.arange(1, layers + 1) < depth[:, None])
@@ -148,12 +149,19 @@ def decide(trace: Trace, policies: PolicyBatch, p: int, i: int) -> int:
 
 
 def plain_replay(
-    trace: Trace, policies: PolicyBatch, p: int, cost: LayerCost, d: int, load: Workload
+    trace: Trace,
+    policies: PolicyBatch,
+    p: int,
+    cost: LayerCost,
+    d: int,
+    load: Workload,
+    where: list[int] | None = None,
 ) -> Plain:
-    """Runs every batch of one policy stage by stage."""
+    """Runs every batch of one policy stage by stage; `where` is the exit of each sample."""
     mode = EXIT_BATCHING[int(policies.exit_batching[p])]
     size = 1 if mode == "serial" else load.batch
-    where = [decide(trace, policies, p, i) for i in range(trace.num_samples)]
+    if where is None:
+        where = [decide(trace, policies, p, i) for i in range(trace.num_samples)]
     latency = [0.0] * trace.num_samples
     total = {"s": 0.0, "j": 0.0}
     miss = 0.0

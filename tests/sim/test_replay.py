@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dynsearch.sim.replay import Replayer, replay
-from search_spaces.candidate import CRITERIA, EXIT_BATCHING, PolicyBatch
+from search_spaces.candidate import EXIT_BATCHING, RUNNABLE_CRITERIA, PolicyBatch
 from search_spaces.errors import InputError
 from search_spaces.workload import Workload
 
@@ -265,7 +265,7 @@ def test_regroup_foreign_layers_and_wrong_sizes_are_refused_by_name() -> None:
 def test_no_policy_is_an_empty_result() -> None:
     rng = np.random.default_rng(9)
     trace, cost = make_trace(rng, N, LAYERS), make_cost(rng, LAYERS, 2)
-    none = make_policies(rng, LAYERS, 3, criteria=CRITERIA).take(np.arange(0))
+    none = make_policies(rng, LAYERS, 3, criteria=RUNNABLE_CRITERIA).take(np.arange(0))
     load, right = Workload(batch=2, max_len=20), np.ones(N, dtype=bool)
     replayer = Replayer(trace, cost, workloads=[load], correct_full=right)
     assert replayer.run(none).error_bound.shape == (0,)

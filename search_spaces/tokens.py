@@ -1,0 +1,41 @@
+"""How many tokens a skim leaves, per sample and layer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+I64 = NDArray[np.int64]
+
+
+def keep_counts(lengths: NDArray[Any], keep_rate: NDArray[Any], protected: int = 1) -> I64:
+    """Tokens alive after a skim: min(n, max(protected + 1, ceil(keep_rate * n - 1e-9))).
+
+    Args:
+        lengths: Unpadded token counts, [CLS] and [SEP] included. Any shape.
+        keep_rate: Absolute share to keep, in (0, 1]. Broadcasts against `lengths`.
+        protected: Positions that are never dropped.
+
+    Returns:
+        Integer counts, shape of the broadcast. Never depends on batch mates.
+    """
+    n = np.asarray(lengths, dtype=np.float64)
+    wanted = np.ceil(np.asarray(keep_rate, dtype=np.float64) * n - 1e-9)
+    return np.minimum(n, np.maximum(protected + 1, wanted)).astype(np.int64)
+
+
+def tokens_per_layer(lengths: NDArray[Any], keep_rate: NDArray[Any]) -> tuple[I64, I64]:
+    """Tokens that enter each layer and that enter its feed-forward network.
+
+    Args:
+        lengths: Unpadded token counts [N].
+        keep_rate: Absolute share alive after each layer [L].
+
+    Returns:
+        `(entering_layer, entering_ffn)`, each [N, L].
+    """
+    ffn = keep_counts(np.asarray(lengths)[:, None], np.asarray(keep_rate)[None, :])
+    layer = np.concatenate([np.asarray(lengths, dtype=np.int64)[:, None], ffn[:, :-1]], axis=1)
+    return layer, ffn
