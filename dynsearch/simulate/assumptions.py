@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from dynsearch.errors import InputError
 from dynsearch.sim.exit_model import ExitModel
 from dynsearch.sim.exit_model_fit import fit_exit_model
+from search_spaces.activity import Assumed
 from search_spaces.records import nearest
 
 F64 = NDArray[np.float64]
@@ -48,6 +49,11 @@ class Assumptions:
     spread: float = 0.05  # of that share between texts, see `sim.skim_tokens.ShareLaw`
     concentration: float = inf  # of experts' popularity between batches; inf: always even
     acceptance: float | None = None  # of drafted tokens; None: as exit and last layer agree
+    read: float = 1.0  # share of steps that a recurrent reader runs, where no jump says
+    branches: tuple[float, ...] = ()  # share of words that each cell reads, by branch_widths
+    width: float = 1.0  # share of the state that a step updates
+    stated: tuple[str, ...] = ()  # names that somebody gave a value
+    preset: tuple[str, ...] = ()  # names that the method's preset gave one
 
     def exit_model(self, num_exits: int) -> ExitModel:
         """Exits after every layer; accuracies are read off between those that are stated.
@@ -61,7 +67,7 @@ class Assumptions:
         return replace(model, sharpness=self.sharpness, temperature=self.temperature)
 
 
-_LISTS = ("accuracy", "rates")
+_LISTS = ("accuracy", "rates", "branches")
 _RANGES = {  # closed below, open above where that is an odds or a correlation
     "accuracy": (0.0, 1.0),
     "rates": (0.0, 1.0),
@@ -71,12 +77,29 @@ _RANGES = {  # closed below, open above where that is an odds or a correlation
     "spread": (0.0, 1.0),
     "concentration": (0.0, inf),
     "acceptance": (0.0, 1.0),
+    "read": (0.0, 1.0),
+    "branches": (0.0, 1.0),
+    "width": (0.0, 1.0),
 }
-_OPEN = ("accuracy", "sharpness", "temperature", "keep", "concentration")  # 0 is no value
+_OPEN = (
+    "accuracy",
+    "sharpness",
+    "temperature",
+    "keep",
+    "concentration",
+    "read",
+    "width",
+)  # 0 is no value
 
 
-def parse_assumptions(words: Sequence[str]) -> Assumptions:
+def parse_assumptions(words: Sequence[str], preset: Assumed | None = None) -> Assumptions:
     """Assumptions from words NAME=VALUE, lists with commas between.
+
+    Shares of exits that a preset states give way to a stated model of exits.
+
+    Args:
+        words: As on the command line.
+        preset: What a method's preset assumes.
 
     Raises:
         InputError: an unknown name (with the nearest one), or a value outside its range.
@@ -106,4 +129,20 @@ def parse_assumptions(words: Sequence[str]) -> Assumptions:
     if sum(found.get("rates", ())) > 1.0 + 1e-9:
         way = "shares that leave early add up to at most 1"
         raise InputError.one("command line", "--exits", f"rates={found['rates']}", way)
-    return Assumptions(**found)
+    base = {} if preset is None else _of_preset(preset)
+    if any(name in found for name in ("accuracy", "sharpness", "temperature")):
+        base.pop("rates", None)
+    base = {name: value for name, value in base.items() if name not in found}
+    return Assumptions(**base, **found, stated=tuple(found), preset=tuple(base))
+
+
+def _of_preset(preset: Assumed) -> dict[str, Any]:
+    names = {
+        "rates": preset.exit_share or preset.answer_share,
+        "acceptance": preset.acceptance,
+        "read": preset.read_share,
+        "branches": preset.branch_share,
+        "width": preset.width_share,
+    }
+    plain = Assumptions()
+    return {name: value for name, value in names.items() if value != getattr(plain, name)}

@@ -99,16 +99,18 @@ def _length_class(lengths: I64) -> I64:
 
 
 def _model(setting: Setting, name: str, index: I64, run: Run) -> _Model:
-    found = load_stage(name, setting.file)
-    candidate = found.candidate
+    file, candidate = setting.file, setting.stages.get(name)
+    if candidate is None:
+        found = load_stage(name, file)
+        file, candidate = found.file, found.candidate
     if candidate.cascade is not None:
         text = "is a cascade itself; name its stages one after another"
         raise InputError.one(setting.file, "cascade.stages", name, text)
     alone = candidate.exit_batching == "serial"
     if alone and setting.workload.batch > 1:
         candidate = replace(candidate, exit_batching="compact")
-    mine = replace(setting, candidate=candidate, file=found.file)
-    require_valid(candidate, workload=mine.workload, num_classes=mine.num_classes, file=found.file)
+    mine = replace(setting, candidate=candidate, file=file)
+    require_valid(candidate, workload=mine.workload, num_classes=mine.num_classes, file=file)
     if candidate.backbone.type == "encoder":
         return _Model(name, run(mine), _by_class(mine, index), candidate)
     ends = [run(replace(mine, workload=replace(mine.workload, batch=b))) for b in (1, 2)]

@@ -17,19 +17,18 @@ from dynsearch.simulate.ledger import Ledger, Prices
 from dynsearch.simulate.setting import Setting
 from dynsearch.simulate.stage_costs import grouped_calls, layer_values
 from dynsearch.simulate.texts import Work, expected_rates, skims_of
-from search_spaces.backbone import Backbone
 from search_spaces.candidate import DTYPES, Candidate
 from search_spaces.exits import exit_criterion
+from search_spaces.lowering.exit_heads import lower_head, lower_state_check
+from search_spaces.lowering.expected import STATE_SCORES
 from search_spaces.lowering.language import lower_lm_head, lower_token_embedding
-from search_spaces.lowering.rows import Rows
-from search_spaces.lowering.stacks import CallShapes, lower_skipped_kv, lower_stack
+from search_spaces.lowering.stacks import CallShapes, lower_skipped_kv
 from search_spaces.ops import OpTable
 from search_spaces.parts import Exits
+from search_spaces.vocabulary import LM_HEADS
 
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
-
-_CHEAP = ("learned", "halting_sum", "halting_cdf", "state_similarity")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,7 +129,10 @@ def one_head(exits: Exits | None) -> bool:
     """Whether every token pays for one head because none is needed to decide."""
     if exits is None or exits.kv_policy == "self_speculative":
         return False
-    return exit_criterion(exits.criterion).fixed or exits.criterion in (*_CHEAP, "learned_upfront")
+    return exit_criterion(exits.criterion).fixed or exits.criterion in (
+        *STATE_SCORES,
+        "learned_upfront",
+    )
 
 
 def pass_shares(candidate: Candidate, depth: int, assumptions: Assumptions) -> F64:
@@ -165,20 +167,21 @@ def _check(candidate: Candidate, calls: CallShapes, dtype: I64) -> OpTable:
     nothing = lower_lm_head(backbone, rows=rows, dtype=dtype).take(slice(0))
     if exits is None or exits.kv_policy == "self_speculative":
         return nothing
-    if one_head(exits) and exits.criterion not in _CHEAP:
+    if one_head(exits) and exits.criterion not in STATE_SCORES:
         return nothing
-    if exits.criterion in _CHEAP:
-        found = Rows(np.zeros_like(rows), dtype)
-        found.matmul(rows, backbone.decoder().hidden, 1)
-        found.add("host_sync", m=rows)
-        return found.table()
-    parts = [lower_lm_head(backbone, rows=rows, dtype=dtype, check=True)]
-    if exits.head in ("mlp_lm", "block_lm"):
-        part = "ffn" if exits.head == "mlp_lm" else "layer"
-        own = replace(calls, queries=np.ones_like(rows))
-        parts.append(lower_stack(_dense(backbone), own, part=part))
-    return OpTable.concat(parts)
-
-
-def _dense(backbone: Backbone) -> Backbone:
-    return replace(backbone, num_experts=1, num_shared_experts=0)
+    if exits.criterion in STATE_SCORES:
+        reads = STATE_SCORES[exits.criterion]
+        return lower_state_check(
+            backbone, layer=calls.layer, batch=rows, dtype=dtype, states=reads
+        )
+    return lower_head(
+        replace(backbone, num_experts=1, num_shared_experts=0),
+        kind=exits.head if exits.head in LM_HEADS else "norm_lm",
+        layer=calls.layer,
+        batch=rows,
+        tokens=np.ones_like(rows),
+        cached=calls.cached,
+        dtype=dtype,
+        num_classes=1,
+        check=True,
+    )

@@ -36,6 +36,7 @@ class LayerKind:
     copies: bool = False  # they are attended to through a copy of their state
     lookup: int = 0  # n-grams whose stored states stand for the layer
     restores: bool = False  # dropped tokens come back behind it
+    gate_width: int = 0  # of a hidden layer of the gate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +94,7 @@ def kinds_of(
                 copies=any(s.skipped == "copy_state" for s in here),
                 lookup=max((s.lookup_order or 0 for s in here), default=0),
                 restores=last_restores and layer == depth - 1,
+                gate_width=max((s.gate_width or 0 for s in learned), default=0),
             )
         )
     return kinds
@@ -147,6 +149,10 @@ def lower_kind(
                 restores=kind.returns,
             )
         )
+    if kind.gate_width:
+        inside = Rows(zero, dtype)
+        inside.matmul(rows.batch * rows.alive, own.hidden, kind.gate_width)
+        parts.append(inside.table())
     if kind.copies and stack == "decoder" and (rows.entering > rows.asking).any():
         left = replace(_calls(rows, dtype), queries=np.maximum(rows.entering - rows.asking, 1))
         parts.append(lower_skipped_kv(backbone, left))

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from dynsearch.quality.trace import Trace
 from dynsearch.sim.batched_exits import depth_law
 from dynsearch.sim.decide import exit_layers
+from dynsearch.sim.records import named_arrays
 from dynsearch.simulate.assumptions import PARAMETRIC, Assumptions
 from search_spaces.backbone import Backbone
 from search_spaces.candidate import Candidate, policies_of
@@ -149,7 +150,7 @@ def leaving_layers(trace: Trace, exits: Exits, depth: int) -> I64:
     """0-based layer after which each row of a trace leaves [N]."""
     layers = trace.num_layers
     plain = Candidate(backbone=_skeleton(layers), depth=depth, exits=exits)
-    where: I64 = exit_layers(trace.logits, policies_of([plain]))[0]
+    where: I64 = exit_layers(trace.logits, policies_of([plain]), named_arrays(trace))[0]
     return where
 
 

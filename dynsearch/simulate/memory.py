@@ -16,8 +16,8 @@ from dynsearch.simulate.stage_costs import as_encoder
 from search_spaces import parameters
 from search_spaces.backbone import Backbone, Stack
 from search_spaces.candidate import DTYPES, Candidate, stack, stack_depth
-from search_spaces.lowering.heads import STUDENT_WIDTH
-from search_spaces.lowering.recurrent import recurrent_layer_values
+from search_spaces.lowering.exit_heads import STUDENT_WIDTH
+from search_spaces.lowering.recurrent import reader_values
 from search_spaces.validity import not_lowered
 from search_spaces.workload import Workload
 
@@ -44,7 +44,7 @@ def weights(candidate: Candidate, num_classes: int) -> tuple[float, float]:
     """Numbers in the matrices of layers, and in all else that stays in memory."""
     backbone = candidate.backbone
     if backbone.type == "recurrent":
-        layers = [recurrent_layer_values(backbone, i) for i in range(candidate.depth)]
+        layers = [reader_values(backbone, i) for i in range(candidate.depth)]
         head = (backbone.hidden_size + 1) * num_classes
         return float(sum(layers)), float(backbone.vocab_size * backbone.embedding_width + head)
     matrices = 0.0

@@ -27,19 +27,18 @@ from dynsearch.simulate.ledger import EXECUTED, IDEAL, JOULES, SECONDS, Ledger, 
 from dynsearch.simulate.outcome import Outcome
 from dynsearch.simulate.setting import Setting
 from dynsearch.simulate.texts import expected_rates
-from search_spaces.candidate import DTYPES
 from search_spaces.lowering.recurrent import (
-    lower_reader_choice,
+    lower_reader_decision,
     lower_reader_head,
     lower_reader_step,
 )
+from search_spaces.ops import OpTable
 from search_spaces.parts import Skim
 
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
 
 _MARK_EVERY = 20  # words of a sentence, where structure says how far a reader jumps
-_WHOLE = Skim(layers=(0,), mechanism="gate")
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,44 +136,41 @@ def _price(
     setting: Setting, units: tuple[int, ...], gates: list[Skim], jumps: list[Skim]
 ) -> _Costs:
     candidate, ledger = setting.candidate, Ledger()
-    backbone = candidate.backbone
-    dtype = np.array([DTYPES.index(candidate.dtype)])
     places = [
-        ledger.add(
-            lower_reader_step(
-                backbone, batch=1, units=max(width, 1), dtype=dtype, depth=candidate.depth
-            ),
-            1,
-        )
+        ledger.add(_one(lower_reader_step(candidate, batch=1, units=max(width, 1))), 1)
         for width in units
     ]
-    choices = 2
-    if jumps and jumps[0].jump_max is not None:
-        choices = jumps[0].jump_max - jumps[0].jump_min + 2
-    gate = ledger.add(
-        lower_reader_choice(
-            backbone, batch=1, choices=max(2, len(units)), dtype=dtype, words=True
-        ),
-        1,
-    )
-    jump = ledger.add(
-        lower_reader_choice(backbone, batch=1, choices=choices, dtype=dtype, words=False), 1
-    )
-    head = ledger.add(
-        lower_reader_head(backbone, batch=1, num_classes=setting.num_classes, dtype=dtype), 1
-    )
+    gate = jump = slice(0, 0)
+    if gates:
+        gate = ledger.add(_one(lower_reader_decision(candidate, gates[0], batch=1)), 1)
+    if jumps:
+        jump = ledger.add(_one(lower_reader_decision(candidate, jumps[0], batch=1)), 1)
+    answer = lower_reader_head(candidate, batch=1, num_classes=setting.num_classes)
+    head = ledger.add(_one(answer), 1)
     read_between = float(ledger.weight_bytes()[: len(units)].max())
     prices = ledger.price(
         setting.device, threads=setting.workload.threads, working_set=read_between
     )
     cells = np.stack(
         [
-            prices.at(place)[:] if width else np.zeros(4)
+            prices.at(place, -1)[:, 0] if width else np.zeros(4)
             for place, width in zip(places, units, strict=True)
         ],
         axis=1,
     )
-    return _Costs(cells.reshape(4, -1), prices.at(gate), prices.at(jump), prices.at(head), prices)
+    none = np.zeros(4)
+    return _Costs(
+        cells=cells.reshape(4, -1),
+        gate=prices.at(gate, -1)[:, 0] if gates else none,
+        jump=prices.at(jump, -1)[:, 0] if jumps else none,
+        head=prices.at(head, -1)[:, 0],
+        prices=prices,
+    )
+
+
+def _one(table: OpTable) -> OpTable:
+    """All operators as those of stage 0."""
+    return replace(table, candidate=np.zeros_like(table.candidate))
 
 
 def _jumps(plan: Skim, longest: int) -> Jumps:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -32,6 +33,7 @@ class Setting:
     lengths: tuple[int, ...]  # tokens of inputs, equally frequent; a trace has its own
     new_tokens: int = 32  # that a decoder writes
     num_classes: int = 2
+    stages: Mapping[str, Candidate] = field(default_factory=dict)  # of a method's cascade
     assumptions: Assumptions = field(default_factory=Assumptions)
     trace: Trace | None = None
     samples: int = SAMPLES

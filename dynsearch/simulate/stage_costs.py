@@ -22,18 +22,20 @@ from dynsearch.simulate.texts import Texts, Work, skims_of
 from search_spaces.backbone import Backbone
 from search_spaces.candidate import DTYPES, POOLING, Candidate, stack_depth
 from search_spaces.exits import exit_criterion
+from search_spaces.lowering.exit_heads import lower_head, lower_state_check
+from search_spaces.lowering.expected import STATE_SCORES
 from search_spaces.lowering.heads import HEADS, lower_compaction, lower_embedding, lower_exit_check
 from search_spaces.lowering.language import lower_input, lower_token_embedding
 from search_spaces.lowering.rows import Rows
 from search_spaces.lowering.stacks import CallShapes, lower_cross_keys
 from search_spaces.ops import OpTable
 from search_spaces.parts import Exits
+from search_spaces.vocabulary import LM_HEADS
 
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
 
 ROOM = 40_000  # shapes that are priced at most; fewer classes of texts beyond it
-_CHEAP = ("learned", "halting_sum", "halting_cdf", "state_similarity")  # a row of h, no head
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -230,21 +232,11 @@ def lower_check(
     """An early exit's check of R batches: head and score, a unit of its own, or nothing."""
     if exit_criterion(exits.criterion).fixed or exits.criterion == "learned_upfront":
         return lower_compaction(net, layer=0, remaining=live, n=left, dtype=dtype).take(slice(0))
-    if exits.criterion in _CHEAP:
-        rows = Rows(np.zeros_like(live), dtype)
-        rows.matmul(live, net.hidden_size, 1)
-        rows.add("host_sync", m=live)
-        return rows.table()
-    return lower_exit_check(
-        net,
-        layer=0,
-        batch=live,
-        n=left,
-        dtype=dtype,
-        num_classes=classes,
-        head=exits.head if exits.head in HEADS else "pooler_linear",
-        pooling=POOLING.index(candidate.pooling),
-    )
+    if exits.criterion in STATE_SCORES:
+        reads = STATE_SCORES[exits.criterion]
+        zero = np.zeros_like(live)
+        return lower_state_check(net, layer=zero, batch=live, dtype=dtype, states=reads)
+    return _classifier(candidate, exits.head, live, left, dtype, classes, check=True)
 
 
 def lower_answer(candidate: Candidate, live: I64, left: I64, dtype: I64, classes: int) -> OpTable:
@@ -255,17 +247,45 @@ def lower_answer(candidate: Candidate, live: I64, left: I64, dtype: I64, classes
         rows.matmul(live * left, net.hidden_size, 2 if candidate.output == "span" else classes)
         return rows.table()
     exits = candidate.exits
-    chosen = exits.head if exits is not None and exits.head in HEADS else "pooler_linear"
-    return lower_exit_check(
+    kind = "pooler_linear" if exits is None or exits.head in LM_HEADS else exits.head
+    return _classifier(candidate, kind, live, left, dtype, classes, check=False)
+
+
+def _classifier(
+    candidate: Candidate,
+    kind: str,
+    live: I64,
+    left: I64,
+    dtype: I64,
+    classes: int,
+    *,
+    check: bool,
+) -> OpTable:
+    """A head over pooled states, as the runnable model has them, or any other of the vocabulary."""
+    net = as_encoder(candidate.backbone)
+    zero = np.zeros_like(live)
+    if kind in HEADS:
+        return lower_exit_check(
+            net,
+            layer=0,
+            batch=live,
+            n=left,
+            dtype=dtype,
+            num_classes=classes,
+            head=kind,
+            check=check,
+            pooling=POOLING.index(candidate.pooling),
+        )
+    return lower_head(
         net,
-        layer=0,
+        kind=kind,
+        layer=zero,
         batch=live,
-        n=left,
+        tokens=left,
+        cached=zero,
         dtype=dtype,
         num_classes=classes,
-        head=chosen,
-        check=False,
-        pooling=POOLING.index(candidate.pooling),
+        check=check,
     )
 
 
@@ -305,7 +325,7 @@ def _one_head(table: StageTable, exits: Exits | None) -> StageTable:
     if exits is None:
         return table
     rule = exit_criterion(exits.criterion)
-    if not (rule.fixed or exits.criterion in (*_CHEAP, "learned_upfront")):
+    if not (rule.fixed or exits.criterion in (*STATE_SCORES, "learned_upfront")):
         return table
     last = table.head[:, -1]
     return replace(table, embed=table.embed + last, head=np.zeros_like(table.head))

@@ -25,6 +25,7 @@ from dynsearch.sim.self_speculative import cycle_s, draw_generations, tokens_per
 from dynsearch.simulate.decode_costs import StepCost
 from dynsearch.simulate.leaving import Leaving
 from dynsearch.simulate.ledger import QUANTITIES, SECONDS
+from search_spaces.exits.position_schedule import budgets
 from search_spaces.parts import Exits
 
 F64 = NDArray[np.float64]
@@ -162,9 +163,7 @@ def slowest_steps(
 def schedule_reach(exits: Exits, depth: int, first: int, count: int) -> F64:
     """Whether each step runs each layer under a schedule by position, 0 or 1 [S, L]."""
     places = first + np.arange(count)
-    length = exits.schedule_length or len(exits.schedule)
-    stretch = np.minimum(places * len(exits.schedule) // length, len(exits.schedule) - 1)
-    layers = np.asarray(exits.schedule)[stretch]
+    layers = budgets(places, exits.schedule, exits.schedule_length or len(exits.schedule))
     return (np.arange(depth) < layers[:, None]).astype(np.float64)
 
 

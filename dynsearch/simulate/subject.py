@@ -2,31 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import search_spaces
 from dynsearch.errors import InputError
+from search_spaces.activity import Assumed
 from search_spaces.backbones import list_backbones, load_backbone
 from search_spaces.candidate import Candidate
 from search_spaces.codec import candidate_from_dict
+from search_spaces.methods.files import list_methods, load_method
 from search_spaces.records import nearest, read_toml
 
-METHODS = Path(search_spaces.__file__).parent / "methods"
 
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
     """A candidate, what it is called, and where it came from."""
 
     name: str
     candidate: Candidate
     file: Path
-
-
-def method_names() -> list[str]:
-    """Names of the shipped methods, sorted."""
-    return sorted(path.stem for path in METHODS.glob("*.toml"))
+    assumed: Assumed = field(default_factory=Assumed)  # of a method's preset
+    stages: Mapping[str, Candidate] = field(default_factory=dict)  # of a method's cascade
 
 
 def load_subject(name: str | Path) -> Subject:
@@ -36,15 +33,21 @@ def load_subject(name: str | Path) -> Subject:
         InputError: no such method (with the nearest names) or file, or a faulty candidate.
     """
     text, path = str(name), Path(name)
-    if path.suffix != ".toml":
-        path = METHODS / f"{text}.toml"
-        if not path.is_file():
-            hint = nearest(text, method_names())
-            way = f"no method of this name{hint}; a candidate's path ends in .toml"
-            raise InputError.one("arguments", "METHOD", text, way)
-    data = read_toml(path)
-    table = data["candidate"] if isinstance(data.get("candidate"), dict) else data
-    return Subject(path.stem, candidate_from_dict(table, file=path), path)
+    if path.suffix != ".toml" and text not in list_methods():
+        hint = nearest(text, list_methods())
+        way = f"no method of this name{hint}; a candidate's path ends in .toml"
+        raise InputError.one("arguments", "METHOD", text, way)
+    data = {} if path.suffix != ".toml" else read_toml(path)
+    if path.suffix == ".toml" and not isinstance(data.get("candidate"), Mapping):
+        return Subject(name=path.stem, candidate=candidate_from_dict(data, file=path), file=path)
+    method = load_method(name)
+    return Subject(
+        name=method.name,
+        candidate=method.candidate,
+        file=path,
+        assumed=method.assumed,
+        stages=method.stages,
+    )
 
 
 def load_stage(name: str, beside: Path) -> Subject:
@@ -60,8 +63,8 @@ def load_stage(name: str, beside: Path) -> Subject:
     if Path(name).suffix == ".toml":
         near = beside.parent / name
         return load_subject(near if near.is_file() else name)
-    if name in method_names() or name not in list_backbones():
+    if name in list_methods() or name not in list_backbones():
         return load_subject(name)
     backbone = load_backbone(name)
     whole = Candidate(backbone=backbone, depth=backbone.num_layers)
-    return Subject(name, whole, beside)
+    return Subject(name=name, candidate=whole, file=beside)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from search_spaces.candidate import POOLING, Backbone
 from search_spaces.errors import InputError
@@ -17,12 +17,7 @@ from search_spaces.lowering.rows import (
 )
 from search_spaces.ops import OpTable
 
-HEADS: tuple[str, ...] = ("pooler_linear", "linear", "student_attn", "aggregate")
-# Of FastBERT's student classifiers (Liu et al. 2020): the width at which their published count,
-# 20,987,904 multiply-adds on 128 tokens of BERT-base, comes out.
-STUDENT_WIDTH = 128
-
-I64 = NDArray[np.int64]
+HEADS: tuple[str, ...] = ("pooler_linear", "linear")
 
 _CLS = POOLING.index("cls")
 
@@ -48,9 +43,7 @@ def lower_exit_check(
         n: Padded tokens per sequence at this point [R].
         dtype: Index into DTYPES [R].
         num_classes: C.
-        head: "pooler_linear" (h x h, tanh, h x C), "linear" (h x C), "student_attn" (every token
-            to STUDENT_WIDTH, attention there, a hidden layer, C) or "aggregate" (a pooler over
-            this exit's state and the mean of those before it: 2h x h, tanh, h x C).
+        head: "pooler_linear" (h x h, tanh, h x C) or "linear" (h x C).
         check: Whether a score is computed and read by the host [R] or one for all; False for
             the head at a candidate's depth, which always answers.
         pooling: Index into POOLING [R] or one for all.
@@ -76,36 +69,15 @@ def lower_exit_check(
     )
     rows, h = Rows(np.atleast_1d(layers), np.atleast_1d(dtypes)), backbone.hidden_size
     batches, tokens, checks, cls = np.atleast_1d(batches, tokens, checks, poolings == _CLS)
-    width = h
-    if head == "student_attn":
-        width = _student(rows, batches, tokens, h)
-    rows.values("reduce", batches * width, tokens, moves=1, flops=2, where=~cls)  # masked mean
-    rows.values("gather", batches, width, moves=2, flops=0, where=cls)
-    if head != "linear":
-        rows.matmul(batches, 2 * h if head == "aggregate" else width, width)
-        rows.values("elementwise", batches, width, moves=2, flops=FLOPS_TANH)  # tanh
-    rows.matmul(batches, width, num_classes)
+    rows.values("reduce", batches * h, tokens, moves=1, flops=2, where=~cls)  # masked mean
+    rows.values("gather", batches, h, moves=2, flops=0, where=cls)
+    if head == "pooler_linear":
+        rows.matmul(batches, h, h)
+        rows.values("elementwise", batches, h, moves=2, flops=FLOPS_TANH)  # tanh
+    rows.matmul(batches, h, num_classes)
     rows.values("reduce", batches, num_classes, moves=2, flops=FLOPS_SOFTMAX, where=checks)
     rows.add("host_sync", m=batches, where=checks)
     return rows.table()
-
-
-def _student(rows: Rows, batches: I64, tokens: I64, h: int) -> int:
-    """Attention of one narrow head over all tokens; the width of what comes out."""
-    every, w = batches * tokens, STUDENT_WIDTH
-    rows.matmul(every, h, w)
-    rows.matmul(every, w, 3 * w)
-    rows.add(
-        "attention_prefill",
-        m=tokens,
-        k=w,
-        n=tokens,
-        batch=batches,
-        activations=4.0 * every * w,
-        executed=4.0 * every * tokens * w,
-    )
-    rows.matmul(every, w, w)
-    return w
 
 
 def lower_compaction(
