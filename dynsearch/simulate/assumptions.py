@@ -81,6 +81,7 @@ _RANGES = {  # closed below, open above where that is an odds or a correlation
     "branches": (0.0, 1.0),
     "width": (0.0, 1.0),
 }
+# 0 is no value of these.
 _OPEN = (
     "accuracy",
     "sharpness",
@@ -89,7 +90,7 @@ _OPEN = (
     "concentration",
     "read",
     "width",
-)  # 0 is no value
+)
 
 
 def parse_assumptions(words: Sequence[str], preset: Assumed | None = None) -> Assumptions:
