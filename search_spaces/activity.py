@@ -17,3 +17,18 @@ class Activity:
     reach: F64  # [B, L] share of samples that enter a layer
     tokens: F64  # [B, L, 2] E[n], E[n^2] of tokens entering layer l, given that it is reached
     expert_load: F64  # [B, L, E] share of routed tokens, sums to 1 over E
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assumed:
+    """What inputs do where no trace says: an assumption for checks and examples, never measured.
+
+    Shares of tokens that skims keep stand in the candidate (`keep_rate`).
+    """
+
+    exit_share: tuple[float, ...] = ()  # inputs or tokens that leave at each exit; rest: at depth
+    answer_share: tuple[float, ...] = ()  # inputs that each stage but the last answers
+    acceptance: float | None = None  # of a drafted token
+    read_share: float = 1.0  # steps of a recurrent reader that are run
+    branch_share: tuple[float, ...] = ()  # steps by width of the updated state (branch_widths)
+    width_share: float = 1.0  # of the state that a step of any width updates

@@ -33,6 +33,7 @@ _OWNERS: dict[str, tuple[str, ...]] = {  # field -> the only mechanisms that rea
     "max_jumps": ("jump",),
     "structural": ("jump",),
     "lookup_order": ("lookup",),
+    "gate_width": ("gate", "jump", "topk_router"),
 }
 _RECURRENT = ("gate", "jump")  # mechanisms of a reader that takes one token after another
 # Mixture-of-depths is written in one way only.
@@ -57,6 +58,7 @@ def check_skim(found: Findings, candidate: Candidate, skim: Skim, key: str) -> N
     stacks = stacks_of(candidate.backbone, skim.stack, default="encoder")
     check_layers(found, f"{key}.layers", skim.layers, candidate.backbone, stacks)
     found.at_least(f"{key}.block", skim.block, 1)
+    found.at_least(f"{key}.gate_width", skim.gate_width, 0)
     _check_amounts(found, skim, key)
     _check_mechanism(found, candidate, skim, key)
     _check_skipped(found, candidate, skim, key)

@@ -128,6 +128,7 @@ class Skim:
     max_jumps: int | None = None  # recurrent
     structural: bool = False  # recurrent: jumps end at the next punctuation
     lookup_order: int | None = None  # lookup: tokens of an n-gram whose state is stored
+    gate_width: int = 0  # gate, jump: hidden units of what decides; 0: one linear map
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -87,17 +87,19 @@ class LayerShapes:
     real_in: F64 | None = None  # mean tokens per sequence entering the layer
     real_in_sq: F64 | None = None  # mean of its square
     real_ffn: F64 | None = None  # mean tokens per sequence entering the feed-forward network
+    queries: I64 | None = None  # padded tokens that attend; None: n_in, n_ffn where tokens drop
 
     def __len__(self) -> int:
         return int(self.layer.shape[0])
 
 
-def lower_layers(backbone: Backbone, shapes: LayerShapes) -> OpTable:
+def lower_layers(backbone: Backbone, shapes: LayerShapes, *, part: str = "layer") -> OpTable:
     """The operators of R encoder layers.
 
     Args:
         backbone: Geometry; must be of type "encoder".
         shapes: What enters each layer, arrays [R].
+        part: The whole "layer", its "attention" or its "ffn", each up to its norm.
 
     Returns:
         Table whose `candidate` is the row of `shapes`.
@@ -112,15 +114,16 @@ def lower_layers(backbone: Backbone, shapes: LayerShapes) -> OpTable:
     real_in = 1.0 if shapes.real_in is None else shapes.real_in / n_in
     real_ffn: ArrayLike = 1.0 if shapes.real_ffn is None else shapes.real_ffn / n_ffn
     tokens = batch * n_ffn
-    rows.matmul(
-        batch * n_in, h, own + 2 * backbone.kv_heads * backbone.head_size, real=real_in, body=True
-    )
-    _attention(rows, backbone, shapes)
-    rows.matmul(tokens, own, h, real=real_ffn, body=True)
-    _residual_norm(rows, tokens, h, real_ffn)
-    _dense_ffn(rows, backbone, tokens, real_ffn, as_ints(shapes.num_experts) <= 1)
-    add_expert_ffn(rows, backbone, shapes, real_ffn)
-    _residual_norm(rows, tokens, h, real_ffn)
+    if part != "ffn":
+        kv = backbone.kv_heads * backbone.head_size
+        rows.matmul(batch * n_in, h, own + 2 * kv, real=real_in, body=True)
+        _attention(rows, backbone, shapes)
+        rows.matmul(tokens, own, h, real=real_ffn, body=True)
+        _residual_norm(rows, tokens, h, real_ffn)
+    if part != "attention":
+        _dense_ffn(rows, backbone, tokens, real_ffn, as_ints(shapes.num_experts) <= 1)
+        add_expert_ffn(rows, backbone, shapes, real_ffn)
+        _residual_norm(rows, tokens, h, real_ffn)
     return rows.table()
 
 
@@ -215,6 +218,8 @@ def _attention(rows: Rows, backbone: Backbone, shapes: LayerShapes) -> None:
     long = drops & (n > MAX_QUERIES)
     asked = np.where(long, MAX_QUERIES, n)
     stay = np.where(drops, as_ints(shapes.n_ffn), n)
+    if shapes.queries is not None:
+        stay = as_ints(shapes.queries)
     pairs = problems.astype(np.float64) * n * asked
     kept = 4.0 * shapes.batch * shapes.n_ffn * backbone.hidden_size
     real: ArrayLike = 1.0

@@ -82,6 +82,7 @@ def lower_stack(
     is_decoder: bool = True,
     widths: Widths | None = None,
     grouped: bool = True,
+    part: str = "layer",
 ) -> OpTable:
     """The operators of R layers of a decoder (or encoder).
 
@@ -92,6 +93,7 @@ def lower_stack(
         widths: In place of the stack's own, where rows differ in width.
         grouped: Whether one call serves all experts of a layer, as in serving kernels; else the
             runtime makes one call per expert and the host waits for the router.
+        part: The whole "layer", its "attention" (cross attention too) or its "ffn".
 
     Raises:
         InputError: the backbone has no decoder and one is asked for.
@@ -100,14 +102,17 @@ def lower_stack(
     w = widths or Widths.of(stack, len(shapes))
     rows = Rows(as_ints(shapes.layer), as_ints(shapes.dtype))
     tokens = as_ints(shapes.batch) * as_ints(shapes.queries)
-    _self_attention(rows, backbone, shapes, w, is_decoder)
     norm = 1 if backbone.norm == "rms" else 2
-    _residual_norm(rows, tokens, w.hidden, norm)
-    if shapes.source is not None and bool((w.source > 0).any()):
-        _cross_attention(rows, backbone, shapes, w)
-        _residual_norm(rows, tokens, w.hidden, norm)
+    if part != "ffn":
+        _self_attention(rows, backbone, shapes, w, is_decoder)
+        add_residual_norm(rows, tokens, w.hidden, norm)
+        if shapes.source is not None and bool((w.source > 0).any()):
+            add_cross_attention(rows, backbone, shapes, w)
+            add_residual_norm(rows, tokens, w.hidden, norm)
+    if part == "attention":
+        return rows.table()
     routed = np.array([backbone.has_experts(int(x)) for x in rows.layer], dtype=bool)
-    _ffn(rows, backbone, tokens, w.hidden, w.ffn, where=~routed)
+    add_ffn(rows, backbone, tokens, w.hidden, w.ffn, where=~routed)
     if routed.any():
         add_experts(
             rows,
@@ -120,8 +125,8 @@ def lower_stack(
         )
         if backbone.num_shared_experts:
             shared = np.full_like(w.ffn, backbone.num_shared_experts * backbone.expert_width)
-            _ffn(rows, backbone, tokens, w.hidden, shared, where=routed)
-    _residual_norm(rows, tokens, w.hidden, norm)
+            add_ffn(rows, backbone, tokens, w.hidden, shared, where=routed)
+    add_residual_norm(rows, tokens, w.hidden, norm)
     return rows.table()
 
 
@@ -142,7 +147,7 @@ def lower_cross_keys(
     rows = Rows(as_ints(shapes.layer), as_ints(shapes.dtype))
     states = as_ints(shapes.batch) * as_ints(shapes.source if shapes.source is not None else 0)
     kv = w.kv_heads * w.head
-    bias = kv * _key_biases(backbone)
+    bias = kv * key_biases(backbone)
     where = states > 0
     rows.matmul(states, w.source, 2 * kv, bias=bias, where=where, body=True)
     rows.values("gather", states, 2 * kv, moves=2, flops=0, where=where)
@@ -168,7 +173,7 @@ def lower_skipped_kv(backbone: Backbone, shapes: CallShapes) -> OpTable:
     kv = w.kv_heads * w.head
     if backbone.norm_place == "pre":
         rows.values("elementwise", tokens, w.hidden, moves=2, flops=FLOPS_NORM)
-    rows.matmul(tokens, w.hidden, 2 * kv, bias=kv * _key_biases(backbone), body=True)
+    rows.matmul(tokens, w.hidden, 2 * kv, bias=kv * key_biases(backbone), body=True)
     if backbone.positions == "rotary":
         rows.values("elementwise", tokens, kv, moves=2, flops=FLOPS_ROTATE)
     rows.values("gather", tokens, 2 * kv, moves=2, flops=0)
@@ -180,7 +185,7 @@ def _self_attention(
 ) -> None:
     batch, queries, cached = (as_ints(x) for x in (shapes.batch, shapes.queries, shapes.cached))
     tokens, own, kv = batch * queries, w.heads * w.head, w.kv_heads * w.head
-    bias = own * (backbone.biases != "none") + kv * _key_biases(backbone)
+    bias = own * (backbone.biases != "none") + kv * key_biases(backbone)
     rows.matmul(tokens, w.hidden, own + 2 * kv, bias=bias, body=True)
     if backbone.query_key_norm:
         rows.values("elementwise", tokens, own + kv, moves=2, flops=FLOPS_NORM)
@@ -194,16 +199,18 @@ def _self_attention(
         batch=batch,
         queries=queries,
         keys=seen_keys(queries, cached, window),
-        pairs=visible_pairs(queries, cached, window) if causal else 1.0 * queries * queries,
+        pairs=visible_pairs(queries, cached, window)
+        if causal
+        else 1.0 * queries * (queries + cached),
         heads=w.heads,
         kv_heads=w.kv_heads,
         head=w.head,
         decode=is_decode(queries, cached) & causal,
     )
-    rows.matmul(tokens, own, w.hidden, bias=w.hidden * _out_biases(backbone), body=True)
+    rows.matmul(tokens, own, w.hidden, bias=w.hidden * out_biases(backbone), body=True)
 
 
-def _cross_attention(rows: Rows, backbone: Backbone, shapes: CallShapes, w: Widths) -> None:
+def add_cross_attention(rows: Rows, backbone: Backbone, shapes: CallShapes, w: Widths) -> None:
     """Queries against the encoder's states: few of them run like a decode against a cache."""
     batch, queries = as_ints(shapes.batch), as_ints(shapes.queries)
     states = as_ints(shapes.source if shapes.source is not None else 0)
@@ -222,26 +229,26 @@ def _cross_attention(rows: Rows, backbone: Backbone, shapes: CallShapes, w: Widt
         decode=is_decode(queries, states),
         where=there,
     )
-    rows.matmul(tokens, own, w.hidden, bias=w.hidden * _out_biases(backbone), **more)
+    rows.matmul(tokens, own, w.hidden, bias=w.hidden * out_biases(backbone), **more)
 
 
-def _ffn(rows: Rows, backbone: Backbone, tokens: I64, h: I64, f: I64, **more: Any) -> None:
-    up, bias = backbone.up_projections, _out_biases(backbone)
+def add_ffn(rows: Rows, backbone: Backbone, tokens: I64, h: I64, f: I64, **more: Any) -> None:
+    up, bias = backbone.up_projections, out_biases(backbone)
     rows.matmul(tokens, h, up * f, bias=up * f * bias, body=True, **more)
     rows.values("elementwise", tokens, f, moves=up + 1, flops=FLOPS_GELU, **more)
     rows.matmul(tokens, f, h, bias=h * bias, body=True, **more)
 
 
-def _residual_norm(rows: Rows, tokens: I64, h: I64, values: int) -> None:
+def add_residual_norm(rows: Rows, tokens: I64, h: I64, values: int) -> None:
     """Add (two reads, a write) and norm (a read, a write) with `values` numbers a column."""
     rows.values("elementwise", tokens, h, moves=5, flops=FLOPS_RESIDUAL_NORM, weights=values * h)
 
 
-def _key_biases(backbone: Backbone) -> int:
+def key_biases(backbone: Backbone) -> int:
     """Biases per column of keys and of values together."""
     return {"all": 2, "qkv": 2, "no_key": 1, "none": 0}[backbone.biases]
 
 
-def _out_biases(backbone: Backbone) -> int:
+def out_biases(backbone: Backbone) -> int:
     """Biases per column of output projections and feed-forward networks."""
     return int(backbone.biases in ("all", "no_key"))

@@ -1,0 +1,1 @@
+"""One candidate or method on one device and workload: latency, energy, memory, FLOPs, activity."""

@@ -1,0 +1,144 @@
+"""Tokens of one sequence through each layer of a candidate, in expectation under stated shares.
+
+A skim sets who enters: where tokens are dropped they are gone from there on, where they pass by
+they miss one layer (or its attention, or its feed-forward network). An exit of samples sets how
+often a layer is run, an exit of single tokens sets how many of them go through it; those that left
+are still attended to by the others.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from search_spaces.activity import Assumed
+from search_spaces.candidate import Candidate, Skim, keep_counts, stack_depth, stacks_of
+
+F64 = NDArray[np.float64]
+I64 = NDArray[np.int64]
+Bool = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerPlan:
+    """One sequence in the layers of a stack. All arrays [L]."""
+
+    reach: F64  # executions of the layer
+    queries: I64  # tokens that its attention answers; 0: the layer does not run
+    only_keys: I64  # tokens that have keys and values but ask nothing: they left earlier
+    ffn: I64  # tokens that enter its feed-forward network
+    ranks: Bool  # attention received decides who goes on
+    gated: I64  # tokens that a learned gate scores; 0: there is none
+    owed: F64  # tokens per execution, of those that skip the layer, whose keys are still made
+
+
+def plan_layers(
+    candidate: Candidate, assumed: Assumed, *, stack: str, tokens: int, step: bool = False
+) -> LayerPlan:
+    """What happens in each layer of a stack.
+
+    Args:
+        candidate: A legal one.
+        assumed: Shares of exits.
+        stack: "encoder" or "decoder".
+        tokens: That enter the first layer, of one sequence.
+        step: A decoding step: shares of tokens are then how often a layer is run.
+    """
+    depth = stack_depth(candidate, stack)
+    plan = LayerPlan(
+        reach=np.ones(depth),
+        queries=np.full(depth, tokens),
+        only_keys=np.zeros(depth, dtype=np.int64),
+        ffn=np.full(depth, tokens),
+        ranks=np.zeros(depth, dtype=bool),
+        gated=np.zeros(depth, dtype=np.int64),
+        owed=np.zeros(depth),
+    )
+    for skim in candidate.skim:
+        if stack in stacks_of(candidate.backbone, skim.stack, default="encoder"):
+            _skim(plan, skim, tokens, step)
+    exits = candidate.exits
+    if exits is not None and stack in stacks_of(candidate.backbone, exits.stack, default="decoder"):
+        _leave(plan, candidate, assumed, tokens, step, stack)
+    return plan
+
+
+def leaving(candidate: Candidate, assumed: Assumed) -> F64:
+    """Share of inputs (or tokens) that leave at each exit [X].
+
+    Raises:
+        ValueError: the exits need shares and none are stated.
+    """
+    exits = candidate.exits
+    assert exits is not None
+    if exits.criterion == "static":
+        return np.ones(1)
+    if exits.criterion == "position_schedule":
+        # Stretches of text are equally long; one that is not cut short leaves at the depth.
+        found = [np.mean([x == layer for x in exits.schedule]) for layer in exits.layers]
+        return np.asarray(found, dtype=np.float64)
+    if len(assumed.exit_share) != len(exits.layers):
+        raise ValueError(f"needs one exit_share per exit: {len(exits.layers)}")
+    return np.asarray(assumed.exit_share, dtype=np.float64)
+
+
+def _skim(plan: LayerPlan, skim: Skim, tokens: int, step: bool) -> None:
+    for i, layer in enumerate(skim.layers):
+        at = layer - 1
+        entering = int(plan.queries[at])
+        learned = skim.mechanism in ("gate", "topk_router") or skim.score in ("learned", "router")
+        if skim.mechanism == "lookup":
+            plan.queries[at] = plan.ffn[at] = 0
+            continue
+        if learned:
+            plan.gated[at] = entering
+        if step:
+            plan.reach[at] *= skim.keep_rate[i] if skim.keep_rate else 1.0
+            continue
+        kept = _kept(skim, i, tokens, entering)
+        if skim.skipped == "drop":
+            after = skim.point == "after_attn"
+            plan.ranks[at] = after and not learned
+            plan.queries[at if not after else at + 1 :] = kept
+            plan.ffn[at:] = kept
+        else:
+            if skim.module != "ffn":
+                plan.queries[at] = kept
+            if skim.module != "attn":
+                plan.ffn[at] = kept
+
+
+def _kept(skim: Skim, i: int, tokens: int, entering: int) -> int:
+    if skim.keep_count:
+        count = skim.keep_count[i]
+    elif not skim.keep_rate:
+        return entering
+    elif skim.skipped == "drop":
+        count = int(keep_counts(np.asarray(tokens), np.asarray(skim.keep_rate[i])))
+    else:
+        count = int(np.ceil(skim.keep_rate[i] * tokens - 1e-9))
+    return min(-(-count // skim.block) * skim.block, entering)
+
+
+def _leave(
+    plan: LayerPlan, candidate: Candidate, assumed: Assumed, tokens: int, step: bool, stack: str
+) -> None:
+    exits = candidate.exits
+    assert exits is not None
+    if exits.kv_policy == "self_speculative":
+        return
+    stays = 1.0 - np.cumsum(leaving(candidate, assumed))
+    alive = np.ones(plan.reach.size)
+    for layer, share in zip(exits.layers, stays, strict=True):
+        alive[layer:] = max(share, 0.0)
+    if exits.granularity == "sample" or step:
+        plan.reach[:] *= alive
+    elif stack == "encoder":
+        live = np.ceil(plan.queries * alive - 1e-9).astype(np.int64)
+        plan.only_keys[:] = plan.queries - live
+        plan.queries[:] = live
+        plan.ffn[:] = np.minimum(plan.ffn, live)
+    if step and exits.kv_policy == "copy_state":
+        plan.owed[:] = 1.0 - alive
