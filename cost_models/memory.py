@@ -110,9 +110,8 @@ def activation_values(candidates: CandidateBatch, *, workload: Workload) -> F64:
 
 def layer_tokens(candidates: CandidateBatch, length: int) -> tuple[I64, I64, NDArray[Any]]:
     """Padded tokens that enter each layer and its FFN, and where tokens are dropped [B, L]."""
-    keep = candidates.keep_rate
-    n_ffn = keep_counts(np.asarray(length), keep)
-    n_in = np.concatenate([np.full((len(candidates), 1), length), n_ffn[:, :-1]], axis=1)
+    n_in = keep_counts(np.asarray(length), candidates.keep_before)
+    n_ffn = keep_counts(np.asarray(length), candidates.keep_rate)
     return n_in, n_ffn, n_ffn < n_in
 
 

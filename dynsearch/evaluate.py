@@ -198,8 +198,8 @@ def inner_spec(
 
 def blank_trace(outer: Candidate, lengths: NDArray[np.int64], num_classes: int) -> Trace:
     """A trace that knows lengths only: enough to price a network that takes no exit."""
-    keep = stack([replace(outer, depth=outer.backbone.num_layers)]).keep_rate[0]
-    layer, ffn = tokens_per_layer(lengths, keep)
+    keep = layer_schedule(outer)
+    layer, ffn = tokens_per_layer(lengths, keep["keep_rate"], keep["keep_before"])
     size, layers = layer.shape
     return Trace(
         logits=np.zeros((size, layers, num_classes), dtype=np.float32),

@@ -41,7 +41,8 @@ ABOUT = {  # keys whose models carry no description of their own
     "skim": "Token skimming; leave the table out to switch it off",
     "experts": "Feed-forward networks cut into experts; leave out to switch off",
     "exits": "Early exits; leave out to switch off",
-    "skim.layers": "Layers (1 = first) after whose attention tokens may be dropped",
+    "skim.layers": "Layers (1 = first) after whose attention tokens may be dropped; 0 = before "
+    "the first layer, by learned scores",
     "skim.keep": "Shares of an input's own tokens that may stay; 1.0 must be among them",
     "experts.groups": "Groups of layers [first, last] that are cut alike",
     "experts.counts": "Numbers of experts; 1 (dense) must be among them",

@@ -22,8 +22,10 @@ from search_spaces.parts import Exits as Exits
 from search_spaces.parts import Experts as Experts
 from search_spaces.parts import Skim as Skim
 from search_spaces.parts import later_defaults
+from search_spaces.tokens import SCORER_WIDTH
 from search_spaces.tokens import keep_counts as keep_counts
 from search_spaces.tokens import tokens_per_layer as tokens_per_layer
+from search_spaces.vocabulary import POINTS
 
 # Order is part of every OpTable: new types are appended.
 DTYPES: tuple[str, ...] = ("fp32", "bf16", "fp16", "int8", "tf32", "fp8", "int4")
@@ -187,6 +189,7 @@ class CandidateBatch:
     temperature: F64  # [B]
     exit_batching: I64  # [B] index into EXIT_BATCHING
     keep_rate: F64  # [B, L] share of tokens alive after layer l + 1, absolute
+    keep_before: F64  # [B, L] share of tokens that enter layer l + 1
     num_experts: I64  # [B, L] 1 = dense
     top_k: I64  # [B, L] 1 where dense
     granularity: I64  # [B] index into GRANULARITY
@@ -217,26 +220,33 @@ class CandidateBatch:
 
 
 def layer_schedule(candidate: Candidate) -> dict[str, NDArray[Any]]:
-    """Per-layer arrays [L] of one candidate: keep_rate, num_experts, top_k.
+    """Per-layer arrays [L] of one candidate: keep_before, keep_rate, num_experts, top_k.
 
-    `keep_rate[l]` is the cumulative minimum over the skims up to layer l + 1. It covers skims
-    that drop tokens at given rates; what else a skim can do is not expressible as such a rate.
+    `keep_before[l]` and `keep_rate[l]` are the cumulative minimum over the skims up to the
+    attention of layer l + 1 and up to its feed-forward network. They cover skims that drop
+    tokens at given rates; what else a skim can do is not expressible as such a rate.
     """
     n = candidate.backbone.num_layers
-    keep = np.ones(n, dtype=np.float64)
+    keep = np.ones((n, 2), dtype=np.float64)
     for skim in candidate.skim:
         if skim.skipped != "drop" or not skim.keep_rate:
             continue
         for layer, rate in zip(skim.layers, skim.keep_rate, strict=True):
-            keep[layer - 1] = min(keep[layer - 1], rate)
-    keep = np.minimum.accumulate(keep)
+            place = (layer - 1, POINTS.index(skim.point))
+            keep[place] = min(keep[place], rate)
+    keep = np.minimum.accumulate(keep.ravel()).reshape(n, 2)
     experts = np.ones(n, dtype=np.int64)
     top_k = np.ones(n, dtype=np.int64)
     if candidate.moe is not None:
         moe = candidate.moe
         for layer, e, k in zip(moe.layers, moe.num_experts, moe.top_k, strict=True):
             experts[layer - 1], top_k[layer - 1] = (e, k) if k < e else (1, 1)
-    return {"keep_rate": keep, "num_experts": experts, "top_k": top_k}
+    return {
+        "keep_before": keep[:, 0],
+        "keep_rate": keep[:, 1],
+        "num_experts": experts,
+        "top_k": top_k,
+    }
 
 
 def stack(candidates: list[Candidate]) -> CandidateBatch:
@@ -282,6 +292,7 @@ def stack(candidates: list[Candidate]) -> CandidateBatch:
         temperature=temperature,
         exit_batching=np.array([EXIT_BATCHING.index(c.exit_batching) for c in candidates]),
         keep_rate=np.stack([s["keep_rate"] for s in schedules]),
+        keep_before=np.stack([s["keep_before"] for s in schedules]),
         num_experts=np.stack([s["num_experts"] for s in schedules]),
         top_k=np.stack([s["top_k"] for s in schedules]),
         granularity=np.array(
@@ -350,14 +361,14 @@ def apply_policy(outer: Candidate, policies: PolicyBatch, i: int) -> Candidate:
     )
 
 
+_OUTER = ("keep_rate", "keep_before", "num_experts", "top_k", "granularity", "dtype", "pooling")
+
+
 def with_policies(outer: Candidate, policies: PolicyBatch) -> CandidateBatch:
     """One outer setting under P exit policies, as arrays."""
     one = stack([replace(outer, depth=outer.backbone.num_layers, exits=None)])
     size, layers = len(policies), outer.backbone.num_layers
-    same = {
-        name: np.repeat(getattr(one, name), size, axis=0)
-        for name in ("keep_rate", "num_experts", "top_k", "granularity", "dtype", "pooling")
-    }
+    same = {name: np.repeat(getattr(one, name), size, axis=0) for name in _OUTER}
     return CandidateBatch(
         backbone=outer.backbone,
         valid=np.arange(layers)[None, :] < policies.depth[:, None],
@@ -386,11 +397,30 @@ def _cut(part: Part, depth: int, names: tuple[str, ...]) -> Part | None:
     return replace(part, **cut)
 
 
+def skims_of(keep: F64, alive: F64, *, before: bool) -> tuple[Skim, ...]:
+    """The skim that leaves shares `keep` of tokens where shares `alive` [L] were, if one does.
+
+    Args:
+        keep: Share after the point of each layer [L].
+        alive: Share before it [L].
+        before: The point is before each layer, where learned scores rank; else after its
+            attention, which ranks.
+    """
+    drops = np.flatnonzero(keep < alive)
+    if not drops.size:
+        return ()
+    layers, rates = tuple(int(x) + 1 for x in drops), tuple(float(keep[x]) for x in drops)
+    if before:
+        early = {"score": "learned", "point": "before_layer", "gate_width": SCORER_WIDTH}
+        return (Skim(layers=layers, keep_rate=rates, **early),)
+    return (Skim(layers=layers, keep_rate=rates),)
+
+
 def _row(batch: CandidateBatch, i: int) -> Candidate:
     n = batch.backbone.num_layers
     split = [x for x in range(n) if batch.num_experts[i, x] > 1]
-    before = np.concatenate([[1.0], batch.keep_rate[i, :-1]])
-    drops = [x for x in range(n) if batch.keep_rate[i, x] < before[x]]
+    entering, after = batch.keep_before[i], batch.keep_rate[i]
+    alive = np.concatenate([[1.0], after[:-1]])
     outer = Candidate(
         backbone=batch.backbone,
         depth=n,
@@ -402,14 +432,7 @@ def _row(batch: CandidateBatch, i: int) -> Candidate:
         )
         if split
         else None,
-        skim=(
-            Skim(
-                layers=tuple(x + 1 for x in drops),
-                keep_rate=tuple(float(batch.keep_rate[i, x]) for x in drops),
-            ),
-        )
-        if drops
-        else (),
+        skim=skims_of(entering, alive, before=True) + skims_of(after, entering, before=False),
         dtype=DTYPES[int(batch.dtype[i])],
         pooling=POOLING[int(batch.pooling[i])],
     )

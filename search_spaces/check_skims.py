@@ -33,7 +33,7 @@ _OWNERS: dict[str, tuple[str, ...]] = {  # field -> the only mechanisms that rea
     "max_jumps": ("jump",),
     "structural": ("jump",),
     "lookup_order": ("lookup",),
-    "gate_width": ("gate", "jump", "topk_router"),
+    "gate_width": ("gate", "jump", "topk_router", "fixed_schedule"),
 }
 _RECURRENT = ("gate", "jump")  # mechanisms of a reader that takes one token after another
 # Mixture-of-depths is written in one way only.

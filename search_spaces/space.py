@@ -7,7 +7,7 @@ TOML form, the `[space]` table of a job. A family whose table is absent is switc
     pooling = ["mean"]                   # a knob only where there is more than one
 
     [space.skim]
-    layers = [1, 3]                      # a knob keep_after_<l> each
+    layers = [0, 1, 3]                   # a knob keep_after_<l> each; 0: before the first layer
     keep = [1.0, 0.75, 0.5, 0.25]        # absolute rates; 1.0 must be among them
 
     [space.experts]
@@ -51,6 +51,7 @@ from search_spaces.candidate import (
     PolicyBatch,
     Skim,
     layer_schedule,
+    skims_of,
 )
 from search_spaces.domains import Choice, Domain
 from search_spaces.errors import InputError, Problem
@@ -97,7 +98,7 @@ class SearchSpace:
 
     @property
     def skim_layers(self) -> tuple[int, ...]:
-        """Layers (1-based) after whose attention tokens may be dropped."""
+        """Layers (1-based) after whose attention tokens may be dropped; 0: before the first."""
         return self.table.skim.layers if self.table.skim else ()
 
     @property
@@ -239,7 +240,8 @@ class SearchSpace:
             params["pooling"] = candidate.pooling
         schedule = layer_schedule(candidate)
         for layer in self.skim_layers:
-            params[f"keep_after_{layer}"] = float(schedule["keep_rate"][layer - 1])
+            point = ("keep_rate", layer - 1) if layer else ("keep_before", 0)
+            params[f"keep_after_{layer}"] = float(schedule[point[0]][point[1]])
         if self.table.experts is not None:
             for lo, hi in self.expert_groups:
                 count, k = (int(schedule[n][lo - 1]) for n in ("num_experts", "top_k"))
@@ -295,16 +297,18 @@ class SearchSpace:
         """
         L = self.backbone.num_layers
         policies = self.inner.sample(rng, n, num_layers=L, num_classes=num_classes)
-        keep = self._sample_keep(rng, n)
+        before, keep = self._sample_keep(rng, n)
         experts, top_k, granularity = self._sample_experts(rng, n)
         valid = np.arange(L) < policies.depth[:, None]
         last = np.take_along_axis(keep, policies.depth[:, None] - 1, axis=1)
+        keep = np.where(valid, keep, last)
         experts, top_k = np.where(valid, experts, 1), np.where(valid, top_k, 1)
         dense = (experts == 1).all(axis=1)
         return CandidateBatch(
             backbone=self.backbone,
             **{f.name: getattr(policies, f.name) for f in fields(PolicyBatch)},
-            keep_rate=np.where(valid, keep, last),
+            keep_rate=keep,
+            keep_before=np.concatenate([before, keep[:, :-1]], axis=1),
             num_experts=experts,
             top_k=top_k,
             granularity=np.where(dense, GRANULARITY.index("sequence"), granularity),
@@ -313,13 +317,17 @@ class SearchSpace:
             valid=valid,
         )
 
-    def _sample_keep(self, rng: np.random.Generator, n: int) -> NDArray[np.float64]:
-        keep = np.ones((n, self.backbone.num_layers))
+    def _sample_keep(
+        self, rng: np.random.Generator, n: int
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Shares of tokens before the first layer [n, 1] and after each [n, L]."""
+        keep = np.ones((n, self.backbone.num_layers + 1))
         if self.table.skim is not None:
             rates = np.array(self.table.skim.keep)
-            columns = np.array(self.skim_layers, dtype=np.int64) - 1
+            columns = np.array(self.skim_layers, dtype=np.int64)
             keep[:, columns] = rates[rng.integers(len(rates), size=(n, len(columns)))]
-        return np.minimum.accumulate(keep, axis=1)
+        keep = np.minimum.accumulate(keep, axis=1)
+        return keep[:, :1], keep[:, 1:]
 
     def _sample_experts(
         self, rng: np.random.Generator, n: int
@@ -361,14 +369,12 @@ class SearchSpace:
         return out
 
     def _skim(self, values: Params) -> tuple[Skim, ...]:
-        layers, rates, before = [], [], 1.0
+        keep = np.ones(self.backbone.num_layers + 1)
         for layer in self.skim_layers:
-            rate = values[f"keep_after_{layer}"]
-            if rate < before:
-                layers.append(layer)
-                rates.append(rate)
-            before = rate
-        return (Skim(layers=tuple(layers), keep_rate=tuple(rates)),) if layers else ()
+            keep[layer] = values[f"keep_after_{layer}"]
+        alive = np.minimum.accumulate(keep)
+        early = skims_of(alive[:1], np.ones(1), before=True)
+        return early + skims_of(alive[1:], alive[:-1], before=False)
 
     def _experts(self, values: Params) -> Experts | None:
         layers: list[int] = []

@@ -100,7 +100,7 @@ def _check_dtype(reader: Reader, dtype: tuple[str, ...], key: str) -> None:
 
 
 def _check_skim(reader: Reader, skim: SkimTable, backbone: Backbone, key: str) -> None:
-    _layers(reader, skim.layers, backbone.num_layers, f"{key}.layers")
+    _layers(reader, skim.layers, backbone.num_layers, f"{key}.layers", first=0)
     _numbers(reader, skim.keep, lambda x: 0.0 < x <= 1.0, "must lie in (0, 1]", f"{key}.keep")
     if skim.keep and 1.0 not in skim.keep:
         reader.fail(
@@ -188,12 +188,14 @@ def _inner(reader: Reader, table: ExitTable | None, backbone: Backbone, key: str
     )
 
 
-def _layers(reader: Reader, layers: tuple[int, ...], num_layers: int, key: str) -> None:
+def _layers(
+    reader: Reader, layers: tuple[int, ...], num_layers: int, key: str, first: int = 1
+) -> None:
     if list(layers) != sorted(set(layers)):
         reader.fail(key, list(layers), f"must ascend: {sorted(set(layers))}")
     for layer in layers:
-        if not 1 <= layer <= num_layers:
-            reader.fail(key, layer, f"layers are numbered 1..{num_layers}")
+        if not first <= layer <= num_layers:
+            reader.fail(key, layer, f"layers are numbered {first}..{num_layers}")
 
 
 def _known(reader: Reader, values: tuple[str, ...], known: tuple[str, ...], key: str) -> None:

@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 I64 = NDArray[np.int64]
 
+SCORER_WIDTH = 32  # hidden units of what ranks tokens before the first layer
+
 
 def keep_counts(lengths: NDArray[Any], keep_rate: NDArray[Any], protected: int = 1) -> I64:
     """Tokens alive after a skim: min(n, max(protected + 1, ceil(keep_rate * n - 1e-9))).
@@ -26,16 +28,19 @@ def keep_counts(lengths: NDArray[Any], keep_rate: NDArray[Any], protected: int =
     return np.minimum(n, np.maximum(protected + 1, wanted)).astype(np.int64)
 
 
-def tokens_per_layer(lengths: NDArray[Any], keep_rate: NDArray[Any]) -> tuple[I64, I64]:
+def tokens_per_layer(
+    lengths: NDArray[Any], keep_rate: NDArray[Any], keep_before: NDArray[Any]
+) -> tuple[I64, I64]:
     """Tokens that enter each layer and that enter its feed-forward network.
 
     Args:
         lengths: Unpadded token counts [N].
         keep_rate: Absolute share alive after each layer [L].
+        keep_before: Absolute share that enters each layer [L].
 
     Returns:
         `(entering_layer, entering_ffn)`, each [N, L].
     """
-    ffn = keep_counts(np.asarray(lengths)[:, None], np.asarray(keep_rate)[None, :])
-    layer = np.concatenate([np.asarray(lengths, dtype=np.int64)[:, None], ffn[:, :-1]], axis=1)
-    return layer, ffn
+    rows = np.asarray(lengths)[:, None]
+    entering = np.asarray(keep_before)[None, :]
+    return keep_counts(rows, entering), keep_counts(rows, np.asarray(keep_rate)[None, :])

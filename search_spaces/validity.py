@@ -33,6 +33,7 @@ from search_spaces.errors import InputError, Problem
 from search_spaces.exits import exit_criteria
 from search_spaces.findings import Finding, Findings, check_backbone
 from search_spaces.parts import later_defaults
+from search_spaces.tokens import SCORER_WIDTH
 from search_spaces.vocabulary import ANSWERS, OUTPUTS, REUSES
 from search_spaces.workload import Workload
 
@@ -66,8 +67,6 @@ _RUNNABLE: dict[str, tuple[Any, ...]] = {
     "moe.num_shared_experts": (0,),
     "moe.expert_ffn_size": (None,),
     "skim.mechanism": ("fixed_schedule",),
-    "skim.score": ("attention_received",),
-    "skim.point": ("after_attn",),
     "skim.skipped": ("drop",),
     "skim.restore": ("none",),
     "skim.protected": (("cls",),),
@@ -75,6 +74,12 @@ _RUNNABLE: dict[str, tuple[Any, ...]] = {
     **{f"exits.{name}": (value,) for name, value in later_defaults(Exits).items()},
     **{f"moe.{name}": (value,) for name, value in later_defaults(Experts).items()},
     **{f"skim.{name}": (value,) for name, value in later_defaults(Skim).items()},
+}
+del _RUNNABLE["skim.gate_width"]
+# What ranks tokens where: point, score, units of the scorer.
+_RANKED = {
+    "after_attn": ("attention_received", 0),
+    "before_layer": ("learned", SCORER_WIDTH),
 }
 
 
@@ -136,7 +141,24 @@ def not_lowered(candidate: Candidate) -> list[Finding]:
                 labels = key == "exits.criterion" and value in _needing_labels()
                 reason = _SIMULATED if labels else "can be described but is not lowered yet"
                 found.reject(0, key, value, reason, legal[0])
+    for skim in candidate.skim:
+        _check_ranking(found, skim)
     return list(found)
+
+
+def _check_ranking(found: Findings, skim: Skim) -> None:
+    """Tokens are ranked by attention after it, or by learned scores before the first layer."""
+    reason = "can be described but is not lowered yet"
+    legal = _RANKED.get(skim.point)
+    if legal is None:
+        found.reject(0, "skim.point", skim.point, reason, "after_attn")
+        return
+    for name, wanted in zip(("score", "gate_width"), legal, strict=True):
+        value = getattr(skim, name)
+        if value != wanted:
+            found.reject(0, f"skim.{name}", value, f"at point {skim.point} {reason}", wanted)
+    if skim.point == "before_layer" and skim.layers != (1,):
+        found.reject(0, "skim.layers", skim.layers, f"at point before_layer {reason}", (1,))
 
 
 def _needing_labels() -> tuple[str, ...]:

@@ -173,9 +173,11 @@ def _fitting_trace(path: Path, batch: CandidateBatch, workload: Workload) -> Tra
         )
     if trace.header.get("dtype", dtype) != dtype:
         complain("dtype", trace.header["dtype"], f"the candidate runs in {dtype}")
-    kept = tokens_per_layer(trace.lengths, batch.keep_rate[0])[1]
-    if not np.array_equal(trace.tokens_ffn[:, :depth], kept[:, :depth]):
-        complain("tokens_ffn", "", "the candidate drops other tokens than this trace")
+    kept = tokens_per_layer(trace.lengths, batch.keep_rate[0], batch.keep_before[0])
+    told = (trace.tokens_layer, trace.tokens_ffn)
+    for name, mine, its in zip(("tokens_layer", "tokens_ffn"), kept, told, strict=True):
+        if not np.array_equal(its[:, :depth], mine[:, :depth]):
+            complain(name, "", "the candidate drops other tokens than this trace")
     routed = trace.expert_tokens.sum(axis=(0, 2)) > 0
     if not np.array_equal(routed[:depth], batch.num_experts[0, :depth] > 1):
         complain("expert_tokens", "", "the candidate has experts in other layers than this trace")

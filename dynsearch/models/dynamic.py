@@ -50,6 +50,7 @@ class Plan:
     """What one candidate asks of each layer, as plain lists (0-based layers)."""
 
     depth: int
+    keep_input: float  # share of tokens that enter the first layer
     keep_rate: tuple[float, ...]
     num_experts: tuple[int, ...]
     top_k: tuple[int, ...]
@@ -68,6 +69,7 @@ def plan_of(candidate: Candidate) -> Plan:
     exits_on = tuple(bool(x) for x in batch.exit_on[0])
     return Plan(
         depth=candidate.depth,
+        keep_input=float(batch.keep_before[0, 0]),
         keep_rate=tuple(float(x) for x in batch.keep_rate[0]),
         num_experts=tuple(int(x) for x in batch.num_experts[0]),
         top_k=tuple(int(x) for x in batch.top_k[0]),
@@ -154,7 +156,7 @@ class DynamicEncoder:
         agreed = np.zeros(size, dtype=np.int64)
         previous = np.full(size, -1, dtype=np.int64)
         with torch.inference_mode():
-            state = self.start(ids, lengths, types)
+            state, _ = self.drop_input(self.start(ids, lengths, types), plan)
             for layer in range(plan.depth):
                 if on_layer is not None:
                     on_layer()
@@ -162,7 +164,7 @@ class DynamicEncoder:
                 last = layer == plan.depth - 1
                 if not last and not plan.exit_on[layer]:
                     continue
-                logits = self.head(layer, self._pool(state)).float().numpy()
+                logits = self.head(layer, self.pool(state)).float().numpy()
                 if last:
                     leave = np.ones(rows.size, dtype=bool)
                 elif plan.criterion == "patience":
@@ -194,12 +196,13 @@ class DynamicEncoder:
     ) -> None:
         """Run all `plan.depth` layers with no exit and append what happened to `record`."""
         with torch.inference_mode():
-            state = self.start(ids, lengths, types)
+            state, gap = self.drop_input(self.start(ids, lengths, types), plan)
             for layer in range(plan.depth):
                 record.tokens_layer.append(state.n)
                 state = self._layer(layer, state, plan, record)
                 record.tokens_ffn.append(state.n)
-                record.logits.append(self.head(layer, self._pool(state)).float())
+                record.logits.append(self.head(layer, self.pool(state)).float())
+            record.skim_gap[0] = np.minimum(record.skim_gap[0], gap)
 
     def pooled(
         self,
@@ -209,11 +212,11 @@ class DynamicEncoder:
         types: Tensor | None = None,
     ) -> list[Tensor]:
         """Pooled state [B, h] after each layer, with gradients where the weights ask for them."""
-        state = self.start(ids, lengths, types)
+        state, _ = self.drop_input(self.start(ids, lengths, types), plan)
         out = []
         for layer in range(plan.depth):
             state = self._layer(layer, state, plan)
-            out.append(self._pool(state))
+            out.append(self.pool(state))
         return out
 
     def head(self, layer: int, pooled: Tensor) -> Tensor:
@@ -243,6 +246,32 @@ class DynamicEncoder:
         n = np.asarray(lengths, dtype=np.int64)
         return State(x=x, n=n, original=n)
 
+    def token_scores(self, x: Tensor) -> Tensor:
+        """How much an answer hangs on each token [B, T], float32, from embeddings [B, T, h].
+
+        A logarithm up to a constant of a text: larger stays.
+        """
+        w = self.weights
+        inner = functional.gelu(
+            functional.linear(x, w["scorer.hidden.weight"], w["scorer.hidden.bias"])
+        )
+        scores = functional.linear(inner, w["scorer.out.weight"], w["scorer.out.bias"])
+        return scores[..., 0].float()
+
+    def drop_input(self, state: State, plan: Plan) -> tuple[State, NDArray[np.float32]]:
+        """What is left of embeddings where the plan drops tokens before the first layer.
+
+        Also the relative gap [B] between the last kept and the first dropped token, +inf where
+        none is.
+        """
+        counts = keep_counts(state.original, np.asarray(plan.keep_input))
+        if not (counts < state.n).any():
+            return state, np.full(len(counts), np.inf, dtype=np.float32)
+        with torch.no_grad():
+            weight = self.token_scores(state.x).exp()
+        positions, gap = _kept_positions(weight, state.n, counts, True)
+        return State(x=_take(state.x, positions), n=counts, original=state.original), gap
+
     def _linear(self, name: str, x: Tensor) -> Tensor:
         """One linear operator of a layer, [..., in] -> [..., out]."""
         return functional.linear(x, self.weights[name + ".weight"], self.weights[name + ".bias"])
@@ -251,7 +280,7 @@ class DynamicEncoder:
         weight, bias = self.weights[name + ".weight"], self.weights[name + ".bias"]
         return functional.layer_norm(x, weight.shape, weight, bias, self.config.norm_eps)
 
-    def _pool(self, state: State) -> Tensor:
+    def pool(self, state: State) -> Tensor:
         """[B, T, h] -> [B, h] over the tokens that are alive."""
         x = state.x
         if self.config.pooling == "cls":
@@ -528,6 +557,7 @@ def full_plan(config: EncoderConfig) -> Plan:
     layers = config.num_layers
     return Plan(
         depth=layers,
+        keep_input=1.0,
         keep_rate=(1.0,) * layers,
         num_experts=(1,) * layers,
         top_k=(1,) * layers,

@@ -10,6 +10,7 @@ Names of the flat dictionary that `DynamicEncoder` reads (l = 0-based layer, E =
     layers.l.experts{E}.base                          [h] FFN bias + mean output of all experts
     layers.l.experts{E}.minus_mean                    [E, h] minus the mean output of each expert
     heads.l.{dense,out}.{weight,bias}                 exit head after layer l
+    scorer.{hidden,out}.{weight,bias}                 ranks tokens before the first layer
 """
 
 from __future__ import annotations

@@ -28,6 +28,7 @@ from dynsearch.quality.batches import (
     pieces,
     take,
 )
+from dynsearch.quality.lesson import add_scorer, lesson_of, scorer_loss
 from dynsearch.quality.precision import autocast, training_dtype
 from dynsearch.quality.training import (
     Labelled,
@@ -46,6 +47,7 @@ TEMPERATURE = 2.0
 EARLY = 2.0  # weight of exits of the lower half, relative to those above
 TEXTS = 1.5  # in a step of distillation, relative to one of fine-tuning
 FULL_STEPS = 0.5  # share of the steps in which the full network learns, too
+SCORER = 1.0  # weight of how tokens are ranked, relative to that of answers
 STEP_COST = 1.9  # of a step of distillation, relative to one of fine-tuning
 SKIMS, EXPERTS = 0.85, 0.4  # share of the sub-networks that lose tokens, that have few experts
 SECOND_SKIM = 0.35  # share of those that lose tokens twice
@@ -111,6 +113,7 @@ def distil(
     dtype = training_dtype()
     teacher, full = DynamicEncoder(config, tuned), full_plan(config)
     config, state = split_experts(config, tuned, train, training.expert_counts, training.seed)
+    state = add_scorer(config.hidden_size, state, training.seed)
     # by name, so that a network read from a file learns as the one that was written
     state = {k: state[k].clone().requires_grad_(is_trained(k)) for k in sorted(state)}
     model = DynamicEncoder(config, state)
@@ -191,14 +194,26 @@ def _step(
     total = 0.0
     for part, share in batch_parts(texts, np.arange(len(texts))):
         few = take(texts, part)
-        with torch.no_grad():
-            answers = _logits(teacher, full_plan(teacher.config), few, dtype)[:, -1]
-        wanted = (answers / TEMPERATURE).softmax(dim=-1)
+        weigh = any(plan.keep_input < 1.0 for plan in plans)
+        lesson = lesson_of(teacher, few, dtype, weigh=weigh)
+        wanted = (lesson.logits / TEMPERATURE).softmax(dim=-1)
+        if lesson.weight is not None:
+            loss = SCORER * share * _scorer_loss(model, few, lesson.weight)
+            loss.backward()  # type: ignore[no-untyped-call]
         for plan in plans:
             loss = _soft_loss(_logits(model, plan, few, dtype), wanted) * share / len(plans)
             loss.backward()  # type: ignore[no-untyped-call]
             total += float(loss.detach())
     return total
+
+
+def _scorer_loss(model: DynamicEncoder, texts: Tokens, wanted: Tensor) -> Tensor:
+    """What the scorer has to learn; embeddings learn nothing from it."""
+    everyone = np.arange(len(texts))
+    ids, lengths = texts.batch(everyone)
+    with torch.no_grad():
+        x = model.start(ids, lengths, texts.batch_types(everyone)).x
+    return scorer_loss(model.token_scores(x), wanted, lengths)
 
 
 def _logits(model: DynamicEncoder, plan: Plan, texts: Tokens, dtype: str) -> Tensor:
@@ -226,8 +241,9 @@ def sample_plan(
 ) -> Plan:
     """A random sub-network at full depth: tokens lost once or twice, few experts, or both.
 
-    A layer's chance to lose tokens falls with its number; the last one never does. Layers with
-    few experts are drawn from the upper two thirds: those below need all of theirs.
+    Tokens are lost before the first layer or after the attention of one, the likelier the
+    earlier; the last layer loses none. Layers with few experts are drawn from the upper two
+    thirds: those below need all of theirs.
 
     Args:
         config: Geometry.
@@ -235,21 +251,23 @@ def sample_plan(
         keep: Shares of tokens that may be left.
     """
     layers = config.num_layers
-    rates, experts = np.ones(layers), np.ones(layers, dtype=np.int64)
+    rates, experts = np.ones(layers + 1), np.ones(layers, dtype=np.int64)
     top_k = np.ones(layers, dtype=np.int64)
     few = bool(config.expert_counts) and rng.random() < EXPERTS
-    if layers > 1 and (not few or rng.random() < SKIMS):
-        chance = 1.0 / np.arange(1, layers)
-        size = min(layers - 1, 2 if rng.random() < SECOND_SKIM else 1)
-        for layer in rng.choice(layers - 1, size=size, replace=False, p=chance / chance.sum()):
-            rates[layer] = rng.choice(keep)
+    if not few or rng.random() < SKIMS:
+        chance = 1.0 / np.arange(1, layers + 1)
+        size = min(layers, 2 if rng.random() < SECOND_SKIM else 1)
+        for place in rng.choice(layers, size=size, replace=False, p=chance / chance.sum()):
+            rates[place] = rng.choice(keep)
+    rates = np.minimum.accumulate(rates)
     for layer in np.flatnonzero(rng.random(layers) < 0.5) if few else ():
         if layer >= layers // 3:
             experts[layer] = rng.choice(config.expert_counts)
             top_k[layer] = max(1, round(float(rng.choice([0.25, 0.5])) * int(experts[layer])))
     return replace(
         full_plan(config),
-        keep_rate=tuple(float(x) for x in np.minimum.accumulate(rates)),
+        keep_input=float(rates[0]),
+        keep_rate=tuple(float(x) for x in rates[1:]),
         num_experts=tuple(int(x) for x in experts),
         top_k=tuple(int(x) for x in top_k),
         token_routing=bool(rng.random() < 0.3),

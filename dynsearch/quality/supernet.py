@@ -22,7 +22,7 @@ from dynsearch.models.dynamic import EncoderConfig, Weights
 from dynsearch.quality.training import Training
 from search_spaces.errors import InputError
 
-RECIPE = 5  # raise when training changes what it yields: cached supernets are then not found
+RECIPE = 6  # raise when training changes what it yields: cached supernets are then not found
 SCHEMA_VERSION = 1
 
 

@@ -26,6 +26,7 @@ LABEL_SMOOTHING = 0.05
 WORDS = "embeddings.word"
 WORD_RATE = 10.0  # learning rate of word embeddings, relative to that of the layers
 FROZEN = "embeddings."
+ADDED = ("heads.", "scorer.")  # not pretrained
 
 Progress = Callable[[float, str], None]  # share done, text
 
@@ -55,7 +56,7 @@ class Labelled:
 
 
 class Optimizers:
-    """Adam for layers, heads and words, each at its rate, over the weights that ask for gradients.
+    """Adam for layers, what was added and words, each at its rate, over the weights that ask for gradients.
 
     Words have sparse gradients: a step changes those that were read, no others.
     """
@@ -63,8 +64,8 @@ class Optimizers:
     def __init__(self, state: Weights, training: Training) -> None:
         self.words = state[WORDS]
         trained = {k: v for k, v in state.items() if v.requires_grad and k != WORDS}
-        self.body = [v for k, v in trained.items() if not k.startswith("heads.")]
-        heads = [v for k, v in trained.items() if k.startswith("heads.")]
+        self.body = [v for k, v in trained.items() if not k.startswith(ADDED)]
+        heads = [v for k, v in trained.items() if k.startswith(ADDED)]
         self._dense = torch.optim.AdamW(
             [{"params": self.body}, {"params": heads}], lr=0.0, weight_decay=0.01, fused=True
         )

@@ -26,6 +26,7 @@ from search_spaces.lowering.encoder import (
     lower_compaction,
     lower_embedding,
     lower_exit_check,
+    lower_input_choice,
     lower_layers,
 )
 from search_spaces.ops import OpTable
@@ -75,8 +76,9 @@ def stage_shapes(outer: Candidate, batch: int, grid: I64) -> tuple[LayerShapes, 
         kind stands in `layer`.
     """
     plan = layer_schedule(outer)
-    before = np.concatenate([[1.0], plan["keep_rate"][:-1]])
-    traits = np.stack([before, plan["keep_rate"], plan["num_experts"], plan["top_k"]], axis=1)
+    traits = np.stack(
+        [plan[name] for name in ("keep_before", "keep_rate", "num_experts", "top_k")], axis=1
+    )
     kinds, layer_kind = np.unique(traits, axis=0, return_inverse=True)
     shape = (len(kinds), batch, grid.size)
     u, b, g = (x.ravel() for x in np.indices(shape))
@@ -126,8 +128,14 @@ def lower_stages(
         )
         for check in (True, False)
     ]
+    start = {"batch": b[first], "n": grid[g[first]], "dtype": dtype[first]}
+    entry = lower_embedding(net, **start)
+    enters = layer_schedule(outer)["keep_before"][0]
+    if enters < 1.0:
+        kept = keep_counts(grid[g[first]], enters)
+        entry = OpTable.concat([entry, lower_input_choice(net, kept=kept, **start)])
     tables = [
-        (lower_embedding(net, batch=b[first], n=grid[g[first]], dtype=dtype[first]), shape[1:]),
+        (entry, shape[1:]),
         (lower_layers(net, layers), shape),
         (heads[0], shape),
         (heads[1], shape),

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from dynsearch.quality.trace import Trace
 from dynsearch.sim.skim_tokens import ShareLaw, in_blocks, routed, scheduled
 from dynsearch.simulate.assumptions import Assumptions
-from search_spaces.candidate import Candidate, stack_depth, stacks_of, tokens_per_layer
+from search_spaces.candidate import Candidate, keep_counts, stack_depth, stacks_of
 from search_spaces.parts import Skim
 
 F64 = NDArray[np.float64]
@@ -159,7 +159,7 @@ def _skimmed(
         return {layer: counts[:, i] for i, layer in at}
     rates = expected_rates(skim, assumptions)
     if fixed_amounts(skim) and skim.skipped == "drop":
-        counts = tokens_per_layer(lengths, rates)[1]
+        counts = keep_counts(lengths[:, None], rates)
     elif fixed_amounts(skim):
         counts = routed(lengths, rates)
     else:

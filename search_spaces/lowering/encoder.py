@@ -39,6 +39,7 @@ from search_spaces.lowering.heads import (
     lower_compaction,
     lower_embedding,
     lower_exit_check,
+    lower_input_choice,
     require_encoder,
 )
 from search_spaces.lowering.rows import (
@@ -63,6 +64,7 @@ __all__ = [
     "lower_embedding",
     "lower_exit_check",
     "lower_expert_overheads",
+    "lower_input_choice",
     "lower_layers",
 ]
 
@@ -158,7 +160,7 @@ def lower(
     backbone, longest = candidates.backbone, int(np.max(np.asarray(lengths)))
     below = np.arange(backbone.num_layers) < candidates.depth[:, None]  # [B, L]
     n_ffn = keep_counts(np.asarray(longest), candidates.keep_rate)  # [B, L]
-    n_in = np.concatenate([np.full((len(candidates), 1), longest), n_ffn[:, :-1]], axis=1)
+    n_in = keep_counts(np.asarray(longest), candidates.keep_before)
     row, layer = np.nonzero(below)
     real = None if reach is None else reach.tokens[row, layer]
     shapes = LayerShapes(
@@ -189,9 +191,14 @@ def lower(
         check=~last[heads],
         pooling=candidates.pooling[at],
     )
+    few = np.flatnonzero(n_in[:, 0] < longest)
+    choice = lower_input_choice(
+        backbone, batch=batch, n=longest, kept=n_in[few, 0], dtype=candidates.dtype[few]
+    )
     return OpTable.concat(
         [
             lower_embedding(backbone, batch=batch, n=longest, dtype=candidates.dtype),
+            _relabel(choice, few),
             _relabel(lower_layers(backbone, shapes), row),
             _relabel(checks, at),
         ]

@@ -1,14 +1,14 @@
 """Heads of every kind at exits and at the end of a network -> operator table.
 
-    linear         [B, h] @ [h, C]
-    pooler_linear  [B, h] @ [h, h], tanh, [B, h] @ [h, C]
-    student_attn   [B n, h] @ [h, 128], attention of 128 values over n tokens, then of the first
-                   token [B, 128] @ [128, 128] and @ [128, C]: 20,987,904 multiply-adds at h = 768
-                   and n = 128 beside the last matmul (Liu et al. 2020, "FastBERT")
-    aggregate      two mixers [B, h] @ [h, h], of states so far and of imagined ones, then linear
-    norm_lm        norm, [B, h] @ [h, V]
-    mlp_lm         a feed-forward network, then norm_lm
-    block_lm       a layer of its own, then norm_lm
+linear         [B, h] @ [h, C]
+pooler_linear  [B, h] @ [h, h], tanh, [B, h] @ [h, C]
+student_attn   [B n, h] @ [h, 128], attention of 128 values over n tokens, then of the first
+token [B, 128] @ [128, 128] and @ [128, C]: 20,987,904 multiply-adds at h = 768
+and n = 128 beside the last matmul (Liu et al. 2020, "FastBERT")
+aggregate      two mixers [B, h] @ [h, h], of states so far and of imagined ones, then linear
+norm_lm        norm, [B, h] @ [h, V]
+mlp_lm         a feed-forward network, then norm_lm
+block_lm       a layer of its own, then norm_lm
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from numpy.typing import ArrayLike
 from search_spaces.candidate import POOLING, Backbone
 from search_spaces.errors import InputError
 from search_spaces.lowering.rows import (
+    FLOPS_GELU,
     FLOPS_NORM,
     FLOPS_SOFTMAX,
     FLOPS_TANH,
@@ -16,6 +17,7 @@ from search_spaces.lowering.rows import (
     broadcast,
 )
 from search_spaces.ops import OpTable
+from search_spaces.tokens import SCORER_WIDTH
 
 HEADS: tuple[str, ...] = ("pooler_linear", "linear")
 
@@ -121,13 +123,15 @@ def lower_token_choice(
     kept: ArrayLike,
     dtype: ArrayLike,
     scored: bool = True,
+    hidden: int = 0,
     restores: bool = False,
 ) -> OpTable:
     """Tokens chosen by a learned router: scores, top-k, the kept ones side by side.
 
     What a layer pays that only some of its tokens enter (mixture of depths, gates): a matmul of
-    width 1 and its sigmoid, top-k of each sequence, the gather of kept rows; and, where skipped
-    tokens stay in the sequence, the weighted sum back into their places.
+    width 1 and its sigmoid (or a layer of `hidden` units before it), top-k of each sequence, the
+    gather of kept rows; and, where skipped tokens stay in the sequence, the weighted sum back
+    into their places.
 
     Args:
         backbone: Geometry.
@@ -137,6 +141,7 @@ def lower_token_choice(
         kept: Tokens per sequence that enter [R].
         dtype: Index into DTYPES [R].
         scored: Whether a router scores tokens; False: a score is there (attention received).
+        hidden: Units of the router's hidden layer; 0: it has none.
         restores: Whether the answers return to their places among the skipped tokens.
 
     Returns:
@@ -145,13 +150,36 @@ def lower_token_choice(
     layers, b, tokens, stay, types = broadcast(layer, batch, n, kept, dtype)
     rows, h = Rows(layers, types), backbone.stacks()[-1].hidden
     asks = np.full_like(b, scored, dtype=bool)
-    rows.matmul(b * tokens, h, 1, where=asks)
+    if hidden:
+        rows.matmul(b * tokens, h, hidden, where=asks)
+        rows.values("elementwise", b * tokens, hidden, moves=2, flops=FLOPS_GELU, where=asks)
+    rows.matmul(b * tokens, hidden or h, 1, where=asks)
     rows.values("elementwise", b * tokens, 1, moves=2, flops=FLOPS_TANH, where=asks)
     rows.values("reduce", b, tokens, moves=2, flops=FLOPS_SOFTMAX)  # top-k
     rows.values("gather", b * stay, h, moves=2, flops=0)
     if restores:
         rows.values("gather", b * stay, h, moves=3, flops=2)
     return rows.table()
+
+
+def lower_input_choice(
+    backbone: Backbone, *, batch: ArrayLike, n: ArrayLike, kept: ArrayLike, dtype: ArrayLike
+) -> OpTable:
+    """Tokens chosen between embedding and first layer by a scorer of SCORER_WIDTH units.
+
+    Args:
+        backbone: Geometry.
+        batch: Sequences [R].
+        n: Tokens per sequence before [R].
+        kept: Tokens per sequence that stay [R].
+        dtype: Index into DTYPES [R].
+
+    Returns:
+        Table whose `candidate` is the row r, all in layer 0.
+    """
+    return lower_token_choice(
+        backbone, layer=0, batch=batch, n=n, kept=kept, dtype=dtype, hidden=SCORER_WIDTH
+    )
 
 
 def lower_embedding(
