@@ -83,7 +83,7 @@ def test_every_pass_leaves_trace_front_and_log(run: runs.Run) -> None:
 
 
 @pytest.mark.parametrize(
-    "sampler", ["random", "tpe", "nsga2", pytest.param("gp", marks=pytest.mark.slow)]
+    "sampler", ["random", "tpe", "nsga2", "dynsearch", pytest.param("gp", marks=pytest.mark.slow)]
 )
 def test_no_sampler_tries_a_setting_twice(run: runs.Run, sampler: str) -> None:
     count = 13 if sampler == "gp" else 24
