@@ -21,7 +21,7 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-from search_rivals import linas, pymoo_nsga2
+from search_rivals import linas, pooled_front, pymoo_nsga2
 
 from dynsearch import Choice, FloatRange, IntRange, SearchSpace, optimize
 
@@ -197,6 +197,28 @@ def runs(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
             yield row
 
 
+def table(files: list[Path]) -> Iterator[str]:
+    """Medians and worst runs by method as Markdown, with paired tests against our sampler."""
+    from scipy.stats import wilcoxon
+
+    rows = [json.loads(line) for file in files for line in file.read_text().splitlines()]
+    at = [f"hv@{n}" for n in CHECKPOINTS if any(f"hv@{n}" in row for row in rows)]
+    yield "| method | seeds | " + " | ".join(at) + " | ms | p |"
+    yield "|---" * (len(at) + 4) + "|"
+    ours = {row["seed"]: row for row in rows if row["method"] == "dynsearch"}
+    for method in dict.fromkeys(row["method"] for row in rows):
+        mine = [row for row in rows if row["method"] == method]
+        cells = []
+        for key in at:
+            found = [row[key] for row in mine if key in row]
+            cells.append(f"{np.median(found):.1f} ({min(found):.1f})" if found else "")
+        ms = np.median([row["ms_per_evaluation"] for row in mine])
+        last = [key for key in at if key in mine[0]][-1]
+        gaps = [ours[r["seed"]][last] - r[last] for r in mine if r["seed"] in ours]
+        p = "" if method == "dynsearch" else f"{wilcoxon(gaps, alternative='greater').pvalue:.3f}"
+        yield f"| {method} | {len(mine)} | " + " | ".join(cells) + f" | {ms:.0f} | {p} |"
+
+
 def main() -> None:
     """Write one JSON object a run."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -208,9 +230,19 @@ def main() -> None:
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--constants", type=int, default=None)
     parser.add_argument("--best", type=float, default=None, help="hypervolume that is 100 %%")
+    parser.add_argument("--pool", type=int, help="only pool so many runs of 100,000 evaluations")
+    parser.add_argument("--table", type=Path, nargs="*", help="only sum up files of such rows")
     args = parser.parse_args()
+    if args.table:
+        sys.stdout.write("\n".join(table(args.table)) + "\n")
+        return
     if not (args.folder / "joint_problems.py").exists():
         sys.stdout.write(f"no joint_problems.py in {args.folder}\n")
+        return
+    if args.pool:
+        problem = Problem(args.folder, args.problem, args.constants)
+        volume = problem.hypervolume(pooled_front(problem, args.pool), problem.reference)
+        sys.stdout.write(json.dumps({"problem": args.problem, "pooled": volume}) + "\n")
         return
     for row in runs(args):
         sys.stdout.write(json.dumps(row) + "\n")

@@ -32,6 +32,19 @@ def pymoo_nsga2(problem: Any, evaluations: int, seed: int) -> np.ndarray:
     return np.array(points[:evaluations])
 
 
+def pooled_front(problem: Any, runs: int) -> np.ndarray:
+    """Best points known of a problem without an exact front: long runs of NSGA-II, pooled."""
+    pools = []
+    for seed in range(runs):
+        generations = iter(range(500))
+        found = _nsga2(
+            problem, problem.evaluate, lambda g=generations: next(g, None) is not None, 200, seed
+        )
+        pools.append(problem.evaluate(found))
+    points = np.concatenate(pools)
+    return points[non_dominated(points)]
+
+
 def linas(problem: Any, evaluations: int, seed: int) -> np.ndarray:
     """Points in the order of evaluation [n, 2]."""
     rng = np.random.default_rng(seed)

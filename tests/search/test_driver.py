@@ -92,6 +92,15 @@ def test_no_sampler_tries_a_setting_twice(run: runs.Run, sampler: str) -> None:
     assert max(Counter(settings(run)).values()) == 1
 
 
+def test_our_sampler_goes_on_as_if_the_run_had_not_stopped(tmp_path: Path) -> None:
+    whole, cut = (runs.create_run(tmp_path / f"toy-{i:08}", "") for i in range(2))
+    options = replace(LOCAL, sampler="dynsearch", trials=14)
+    search(whole, options)
+    for trials_so_far in (5, 12, 14):
+        search(cut, replace(options, trials=trials_so_far))
+    assert settings(cut) == settings(whole)
+
+
 def test_an_exhausted_space_ends_the_search_early(run: runs.Run) -> None:
     space = toy_space(TINY_SPACE)
     result = search(run, replace(LOCAL, sampler="tpe", trials=50), space=space)
