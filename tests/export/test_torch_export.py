@@ -187,7 +187,7 @@ def test_altered_weights_are_refused_on_load(exported: Path, tmp_path: Path):
     raw = bytearray((folder / "model.safetensors").read_bytes())
     raw[-1] ^= 1
     (folder / "model.safetensors").write_bytes(raw)
-    with pytest.raises(ValueError, match="not the file"):
+    with pytest.raises(InputError, match="not the file"):
         runner.load(folder)
 
 
