@@ -118,7 +118,7 @@ def bench_run(
         InputError: no configuration of a dtype can be timed.
     """
     engine = engine or torch_engine(encoder)
-    warnings: list[str] = []
+    warnings = list(engine.notes)
     groups = []
     for dtype in dtypes:
         pool, statics = _pool_of(run_dir, configs, full, dtype)
@@ -173,6 +173,7 @@ class Engine:
     file: str  # in the run folder
     runner: Callable[[Candidate, int], Runner]  # candidate, batch size
     beside: Callable[[str], Sequence[str]]  # formats whose full network is timed with a format
+    notes: tuple[str, ...] = ()  # warnings about its predictions
 
 
 def torch_engine(encoder: Callable[[str], DynamicEncoder]) -> Engine:

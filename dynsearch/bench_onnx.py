@@ -24,8 +24,13 @@ from search_spaces.candidate import Candidate
 from search_spaces.errors import InputError
 
 if TYPE_CHECKING:
+    from cost_models.device import Device
     from dynsearch.opened import Opened
 
+UNCALIBRATED = (
+    "predicted from what torch's operators cost, because {0} is not calibrated on this machine: "
+    "read the scaled errors, or run dynsearch calibrate --runtime onnxruntime"
+)
 Opener = Callable[[str | bytes, int], Any]
 
 
@@ -58,7 +63,17 @@ def onnx_engine(opened: Opened, runtime: str) -> Engine:
         file=f"bench-{runtime}.json",
         runner=runner,
         beside=lambda dtype: [d for d in DTYPES if d != dtype],
+        notes=() if profile_of(workload.threads, runtime) else (UNCALIBRATED.format(runtime),),
     )
+
+
+def profile_of(threads: int, runtime: str) -> Device | None:
+    """This machine as it was calibrated on `runtime`, None where it was not."""
+    from cost_models.device import load_device
+    from dynsearch.commands.devices import local_file
+
+    file = local_file(threads, runtime)
+    return load_device(file) if file.is_file() else None
 
 
 def encoder_on(

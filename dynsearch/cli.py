@@ -314,7 +314,9 @@ def calibrate(
     rows: Annotated[Path | None, typer.Option(help="Plan to measure, or CSV to fit.")] = None,
     count: Annotated[int, typer.Option(min=1, help="Shapes to plan.")] = 20,
     dtype: Annotated[str, typer.Option(help="Number format to plan.")] = "fp32",
-    runtime: Annotated[str, typer.Option(help="What ran the rows to fit.")] = "torch-eager",
+    runtime: Annotated[
+        str, typer.Option(help="What ran the rows to fit; host: torch or onnxruntime.")
+    ] = "torch-eager",
     seconds: Annotated[float, typer.Option(min=1, help="Time to measure.")] = 100,
     threads: Annotated[int, typer.Option(min=1, help="Threads of the measured runtime.")] = 1,
     json_: Json = False,
@@ -340,7 +342,13 @@ def calibrate(
 
     with make_progress(quiet=quiet) as progress:
         progress.stage("measuring this machine")
-        result = devices.calibrate(out, seconds=seconds, threads=threads, progress=progress.share)
+        result = devices.calibrate(
+            out,
+            seconds=seconds,
+            threads=threads,
+            progress=progress.share,
+            runtime="torch" if runtime == "torch-eager" else runtime,
+        )
     return _finish(ctx, result, show.calibrate)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dynsearch.bench import RUNTIME, Predictions, bench_run
-from dynsearch.bench_onnx import onnx_engine
+from dynsearch.bench_onnx import onnx_engine, profile_of
 from dynsearch.bench_select import (
     MIN_CONFIGS,
     MIN_SPAN,
@@ -70,10 +70,11 @@ def bench_run_folder(
     pool = pool_from_front(front, device)
     have = {c.id for c in pool}
     pool += [c for c in _extra(parts, settings, device) if c.id not in have]
+    priced = next(d for d in opened.scene.devices if d.name == device)
+    if engine is not None:
+        priced = profile_of(opened.scene.workload.threads, runtime) or priced
     predictor = _Predictor(
-        scene=replace(
-            opened.scene, devices=tuple(d for d in opened.scene.devices if d.name == device)
-        ),
+        scene=replace(opened.scene, devices=(priced,)),
         known=dict(known),
         traces={candidate_hash(settings[n]): path for n, path in traces.items()},
         full=full,

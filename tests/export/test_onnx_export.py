@@ -408,3 +408,72 @@ def test_a_fresh_environment_with_onnxruntime_and_numpy_runs_an_export(
     answers = [json.loads(line) for line in done.stdout.splitlines()]
     want = load(exported / ids[2]).classify(TEXTS[:3])
     assert [a["probability"] for a in answers] == [a.probability for a in want]
+
+
+def test_pairs_and_embeddings_of_another_width_give_the_same_logits(
+    home: Path, material: Material
+) -> None:
+    config, weights, full = material
+    h = config.hidden_size
+    generator = torch.Generator().manual_seed(2)
+    narrow = {k: v[..., :16] for k, v in weights.items() if k.startswith("embeddings.")}
+    projection = {
+        "embeddings.project.weight": torch.randn(h, 16, generator=generator) / 4,
+        "embeddings.project.bias": torch.randn(h, generator=generator),
+    }
+    pairs = list(zip(TEXTS[:20], TEXTS[20:40], strict=True))
+    tokens = tokenize(load_tokenizer(home), pairs, MAX_LEN)
+    candidate = replace(full, **POLICIES["all"])
+    for held in (weights, weights | narrow | projection):
+        manifest, files = graphs(config, held, candidate, max_len=MAX_LEN, pairs=True)
+        ours, theirs = OnnxEncoder(manifest, files.__getitem__), DynamicEncoder(config, held)
+        for rows in tokens.batches(batch=4, sort=True):
+            (ids, n), types = tokens.batch(rows), tokens.batch_types(rows)
+            assert types is not None
+            found = ours.run(ids.numpy(), n, types.numpy())
+            want = theirs.run(plan_of(candidate), ids, n, types)
+            assert found.exit_layer.tolist() == want.exit_layer.tolist()
+            assert np.abs(found.logits - want.logits).max() <= 1e-4
+
+
+@pytest.mark.parametrize("name", ["onnx", "onnxruntime"])
+def test_a_library_that_is_not_installed_is_named_with_the_line_that_installs_it(
+    name: str,
+    run: Path,
+    ids: list[str],
+    exported: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, name, None)
+    calls = {
+        "onnx": lambda: export_onnx(run, ids[:1], tmp_path),
+        "onnxruntime": lambda: load(exported / ids[0]),
+    }
+    with pytest.raises(InputError, match=f"needs {name}; run: pip install"):
+        calls[name]()
+
+
+@pytest.mark.parametrize(
+    ("raw", "says"),
+    [
+        (b'{"text": "caf\xe9"}', "not UTF-8 text"),
+        (b'{"text": "  "}', "no text in this row"),
+        (b'{"other": "good"}', "column missing"),
+        (b"", "no rows"),
+    ],
+)
+def test_texts_that_cannot_be_read_are_refused(
+    exported: Path,
+    ids: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    raw: bytes,
+    says: str,
+) -> None:
+    data = tmp_path / "data.jsonl"
+    data.write_bytes(raw)
+    assert dynsearch(["run", str(exported / ids[0]), "--input", str(data)]) == 2
+    told = capsys.readouterr().err
+    assert says in told
+    assert str(data) in told
