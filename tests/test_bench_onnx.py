@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,22 +12,33 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from cost_models import device as device_module
 from dynsearch.bench import Engine, Predictions, bench_run
 from dynsearch.bench_onnx import encoder_on, onnx_engine, onnx_runner, open_openvino
 from dynsearch.bench_select import config_of
 from dynsearch.bench_timing import make_blocks
+from dynsearch.job import load_job
+from dynsearch.main_job import make_run
 from dynsearch.models.dynamic import DynamicEncoder, EncoderConfig, Weights, plan_of
 from dynsearch.models.experts import split_experts
 from dynsearch.models.tokens import Tokens, load_tokenizer, tokenize
 from dynsearch.models.weights import encoder_config, read_backbone, read_pretrained
+from dynsearch.opened import Opened, open_all
+from dynsearch.progress import make_progress
+from dynsearch.quality.opening import open_material
+from dynsearch.quality.trace import save_trace
 from dynsearch.quality.training import add_heads
-from dynsearch.testing import tiny_model, tiny_texts
+from dynsearch.testing import tiny_data, tiny_model, tiny_texts
+from dynsearch.timing import bench_run_folder
 from search_spaces.candidate import Candidate, Exits, Experts, Skim
+from search_spaces.codec import candidate_hash, candidate_to_dict
 from search_spaces.errors import InputError
 from search_spaces.workload import Workload
 
 pytest.importorskip("onnx", reason="the extra onnx is not installed")
 pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
+sys.path.insert(0, str(Path(__file__).parent / "report"))
+from run_folder import make_front
 
 MAX_LEN = 20
 Material = tuple[EncoderConfig, Weights, Tokens, Candidate]
@@ -123,6 +136,90 @@ def test_a_sample_has_its_answer_when_the_graph_of_its_exit_has_run(
 def test_an_unknown_runtime_is_refused_with_those_that_are_known() -> None:
     with pytest.raises(InputError, match="must be one of torch, onnxruntime, openvino"):
         onnx_engine(SimpleNamespace(), "tensorrt")
+
+
+JOB = """
+schema_version = 1
+name = "tiny"
+devices = ["local"]
+[model]
+folder = "model"
+[data]
+file = "data.jsonl"
+[training]
+epochs = 1
+batch = 64
+threads = 1
+[space.exits]
+layers = [1, 2]
+[space.experts]
+groups = [[1, 3]]
+counts = [1, 4]
+active = [0.5]
+[workload]
+max_len = 24
+[search]
+trials = 1
+"""
+
+
+@pytest.mark.slow
+def test_a_run_is_timed_on_onnxruntime_with_that_runtimes_own_prices(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DYNSEARCH_CACHE", str(tmp_path / "cache"))
+    tiny_model(tmp_path / "model")
+    tiny_data(tmp_path / "data.jsonl", 1000)
+    (tmp_path / "job.toml").write_text(JOB, encoding="utf-8")
+    shipped = Path(device_module.__file__).parent / "devices"
+    devices = tmp_path / "cache" / "devices"
+    devices.mkdir(parents=True)
+    shutil.copyfile(shipped / "generic-x86-avx2.toml", devices / "local-1.toml")
+    job = load_job(tmp_path / "job.toml")
+    material = open_material(job)
+    run = make_run(job, material, tmp_path / "out")
+    opened = open_all(job, run, material, make_progress(quiet=True))
+    full = material.space.full()
+    path = run.path / "traces" / "0-full.npz"
+    path.parent.mkdir(exist_ok=True)
+    save_trace(path, opened.quality.record(full, "search"))
+    monkeypatch.setattr(Opened, "settings", {0: full})
+    template = make_front(dtypes=("fp32",), draws=1)
+    candidate = replace(full, exits=replace(EXITS, thresholds=(0.6, 0.6)))
+    point = replace(
+        template.front[0],
+        id=candidate_hash(candidate)[:8],
+        device="generic-x86-avx2",
+        family="exit",
+        candidate=candidate_to_dict(candidate),
+        reach=None,
+    )
+
+    def timed() -> dict:
+        return bench_run_folder(
+            opened,
+            front=replace(template, front=(point,)),
+            parts=(),
+            traces={0: path},
+            rows=8,
+            configs=24,
+            batches=(1,),
+            repeats=1,
+            on_progress=None,
+            runtime="onnxruntime",
+        )
+
+    result = timed()
+    assert any("not calibrated on this machine" in w for w in result["warnings"])
+    assert {"exit", "full", "truncated"} <= {r["family"] for r in result["rows"]}
+    assert any("experts" in r["family"] for r in result["rows"])
+    assert {r["dtype"] for r in result["rows"] if r["family"] == "full"} == {"fp32", "int8"}
+    shutil.copyfile(shipped / "raspberry-pi-5.toml", devices / "local-1-onnxruntime.toml")
+    again = timed()
+    assert not any("not calibrated" in w for w in again["warnings"])
+    before = {(r["id"], r["dtype"]): r["predicted_s"] for r in result["rows"]}
+    after = {(r["id"], r["dtype"]): r["predicted_s"] for r in again["rows"]}
+    assert all(after[key] > before[key] for key in set(before) & set(after))
 
 
 @pytest.mark.parametrize("dtype", ["fp32", "int8"])
