@@ -67,7 +67,7 @@ $(VENV)/.installed: $(VENV)/.torch pyproject.toml
 	touch $@
 
 $(VENV)/.installed-test: $(VENV)/.installed
-	$(PIP) -c $(CONSTRAINTS) -e '.[test,dev]'
+	$(PIP) -c $(CONSTRAINTS) -e '.[test,dev,onnx]'
 	touch $@
 
 $(VENV)/.installed-demo: $(VENV)/.torch requirements/demo.txt

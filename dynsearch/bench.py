@@ -4,6 +4,7 @@ Rules of the comparison: at least 24 configurations over at least 3x in predicte
 more each with skimming and with experts, the full network and static truncations timed too but
 not counted, at least 400 rows, blocks interleaved over configurations, medians over repeats.
 `predicted_s` uses the search rows' activity; `predicted_same_rows_s` the timed rows' own.
+`speedup` is the full network's time per sample, in the row's own number format, over the row's.
 `predicted_scaled_s` is `predicted_s` times one factor per number format and batch size, measured
 over predicted time of the full network: what is left when the machine is faster or slower today
 than when it was calibrated. The plain figure stays the one that is judged.
@@ -26,11 +27,13 @@ from scipy.stats import spearmanr
 from dynsearch.bench_select import (
     REFERENCE_FAMILIES,
     BenchConfig,
+    config_of,
     for_batch,
     references,
     select_configs,
 )
 from dynsearch.bench_timing import (
+    Runner,
     Timings,
     encoder_runner,
     make_blocks,
@@ -84,6 +87,7 @@ def bench_run(
     threads: int = 1,
     seed: int = 0,
     on_progress: Callable[[float], None] | None = None,
+    engine: Engine | None = None,
 ) -> dict[str, Any]:
     """Time configurations and write `bench.json` into the run folder.
 
@@ -105,6 +109,7 @@ def bench_run(
         threads: Torch threads.
         seed: Of the orders in which configurations take turns.
         on_progress: Gets the share that is done.
+        engine: Another runtime than torch, with a file of its own.
 
     Returns:
         The object that `bench.json` holds.
@@ -112,10 +117,12 @@ def bench_run(
     Raises:
         InputError: no configuration of a dtype can be timed.
     """
-    warnings: list[str] = []
+    engine = engine or torch_engine(encoder)
+    warnings = list(engine.notes)
     groups = []
     for dtype in dtypes:
         pool, statics = _pool_of(run_dir, configs, full, dtype)
+        statics += [config_of(replace(full, dtype=other)) for other in engine.beside(dtype)]
         for batch in batches:
             group, lacks = _group(pool, statics, predict, dtype, batch, count)
             warnings += [f"{dtype}, batch {batch}: {text}" for text in lacks]
@@ -129,17 +136,15 @@ def bench_run(
     for i, group in enumerate(groups):
         blocks = make_blocks(rows, timed_rows, batch=group.batch)
         step = _Steps(i, len(groups), len(blocks) * repeats, on_progress)
-        runners = [
-            encoder_runner(encoder(group.dtype), c.candidate, group.batch) for c in group.configs
-        ]
+        runners = [engine.runner(c.candidate, group.batch) for c in group.configs]
         with quiet_machine(threads):
             timings = time_interleaved(runners, blocks, repeats=repeats, seed=seed, on_block=step)
         own = None
         if predict_same_rows is not None:
             own = predict_same_rows(group.run_candidates, group.batch, timed_rows)
-        out += _rows(group, timings, own, threads)
+        out += _rows(group, timings, own, threads, engine.name)
         for name, value in _figures(group, timings, own).items():
-            key = {"runtime": RUNTIME, "dtype": group.dtype, "batch": group.batch}
+            key = {"runtime": engine.name, "dtype": group.dtype, "batch": group.batch}
             figures[name].append(key | value)
         logger.info("timed %s at batch %d: %s", group.dtype, group.batch, figures["mape"][-1])
     result = {
@@ -156,8 +161,29 @@ def bench_run(
         "rows": out,
         **figures,
     }
-    write_atomic(run_dir / BENCH_FILE, json.dumps(result, indent=1, allow_nan=False) + "\n")
+    write_atomic(run_dir / engine.file, json.dumps(result, indent=1, allow_nan=False) + "\n")
     return result
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Engine:
+    """What runs the timed configurations."""
+
+    name: str
+    file: str  # in the run folder
+    runner: Callable[[Candidate, int], Runner]  # candidate, batch size
+    beside: Callable[[str], Sequence[str]]  # formats whose full network is timed with a format
+    notes: tuple[str, ...] = ()  # warnings about its predictions
+
+
+def torch_engine(encoder: Callable[[str], DynamicEncoder]) -> Engine:
+    """PyTorch, from dtype -> the runnable network."""
+    return Engine(
+        name=RUNTIME,
+        file=BENCH_FILE,
+        runner=lambda candidate, batch: encoder_runner(encoder(candidate.dtype), candidate, batch),
+        beside=lambda dtype: (),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -232,22 +258,30 @@ def _pool_of(
     return pool, list({c.candidate.depth: c for c in reversed(statics)}.values())[::-1]
 
 
+def _full(group: _Group, dtype: str) -> int:
+    """Place of the full network in a number format, which is always timed."""
+    found = (i for i, c in enumerate(group.configs) if c.family == "full")
+    return next(i for i in found if group.configs[i].candidate.dtype == dtype)
+
+
 def _scale(group: _Group, timings: Timings) -> float:
-    """Measured over predicted time of the full network, which is always timed."""
-    i = next(i for i, c in enumerate(group.configs) if c.family == "full")
+    """Measured over predicted time of the full network."""
+    i = _full(group, group.dtype)
     return float(timings.latency_median_s[i] / group.predicted.mean_s[i])
 
 
-def _rows(group: _Group, timings: Timings, own: F64 | None, threads: int) -> list[dict[str, Any]]:
+def _rows(
+    group: _Group, timings: Timings, own: F64 | None, threads: int, runtime: str
+) -> list[dict[str, Any]]:
     scale = _scale(group, timings)
     latency, per_sample = timings.latency_median_s, timings.per_sample_median_s
     return [
         {
             "id": c.id,
-            "runtime": RUNTIME,
+            "runtime": runtime,
             "threads": threads,
             "batch": group.batch,
-            "dtype": group.dtype,
+            "dtype": c.candidate.dtype,
             "family": c.family,
             "counted": group.counted[i],
             "predicted_s": float(group.predicted.mean_s[i]),
@@ -259,6 +293,7 @@ def _rows(group: _Group, timings: Timings, own: F64 | None, threads: int) -> lis
             "measured_min_s": float(timings.latency_s[:, i].min()),
             "measured_max_s": float(timings.latency_s[:, i].max()),
             "time_per_sample_s": float(per_sample[i]),
+            "speedup": float(per_sample[_full(group, c.candidate.dtype)] / per_sample[i]),
         }
         for i, c in enumerate(group.configs)
     ]

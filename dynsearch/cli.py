@@ -151,11 +151,12 @@ def export(
     run: Run,
     out: Annotated[Path, typer.Option(help="Folder that gets the files.")],
     format_: Annotated[
-        str, typer.Option("--format", metavar="json|csv|toml|torch", help="What to write.")
+        str, typer.Option("--format", metavar="json|csv|toml|torch|onnx", help="What to write.")
     ] = "json",
     id_: Annotated[
         list[str] | None, typer.Option("--id", help="Only this configuration; may be repeated.")
     ] = None,
+    opset: Annotated[int | None, typer.Option(help="ONNX operators, onnx only.")] = None,
     json_: Json = False,
     quiet: Quiet = False,
 ) -> int:
@@ -165,10 +166,29 @@ def export(
     from dynsearch import main_job
     from dynsearch.commands import show
 
-    return _finish(ctx, main_job.export(run, format_, out, tuple(id_ or ())), show.files)
+    found = main_job.export(run, format_, out, tuple(id_ or ()), opset=opset)
+    return _finish(ctx, found, show.files)
 
 
-EXPORTS = ("json", "csv", "toml", "torch")
+EXPORTS = ("json", "csv", "toml", "torch", "onnx")
+
+
+@app.command("run")
+def run_export(
+    ctx: typer.Context,
+    folder: Annotated[Path, typer.Argument(metavar="EXPORT", help="Folder of one model.")],
+    texts: Annotated[Path, typer.Option("--input", help="CSV or JSONL file, one text a row.")],
+    out: Annotated[Path | None, typer.Option(help="JSONL file that gets the answers.")] = None,
+    batch: Annotated[int, typer.Option(min=1, help="Texts in a batch.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of the runtime.")] = 1,
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> int:
+    """Classify texts with an exported model."""
+    from dynsearch.commands import run_export as command
+
+    result = command.run_export(folder, texts, out=out, batch=batch, threads=threads)
+    return _finish(ctx, result, command.show)
 
 
 @app.command()
@@ -182,6 +202,9 @@ def bench(
     data: Annotated[
         Path | None, typer.Option(help="Other texts: what named points do and cost on them.")
     ] = None,
+    runtime: Annotated[
+        str, typer.Option(help="torch, onnxruntime or openvino: what runs the configurations.")
+    ] = "torch",
     json_: Json = False,
     quiet: Quiet = False,
 ) -> int:
@@ -201,6 +224,7 @@ def bench(
             configs=configs,
             batches=batches,
             repeats=repeats,
+            runtime=runtime,
             progress=progress,
         )
     return _finish(ctx, result, show.bench)
@@ -290,7 +314,9 @@ def calibrate(
     rows: Annotated[Path | None, typer.Option(help="Plan to measure, or CSV to fit.")] = None,
     count: Annotated[int, typer.Option(min=1, help="Shapes to plan.")] = 20,
     dtype: Annotated[str, typer.Option(help="Number format to plan.")] = "fp32",
-    runtime: Annotated[str, typer.Option(help="What ran the rows to fit.")] = "torch-eager",
+    runtime: Annotated[
+        str, typer.Option(help="What ran the rows to fit; host: torch or onnxruntime.")
+    ] = "torch-eager",
     seconds: Annotated[float, typer.Option(min=1, help="Time to measure.")] = 100,
     threads: Annotated[int, typer.Option(min=1, help="Threads of the measured runtime.")] = 1,
     json_: Json = False,
@@ -316,7 +342,13 @@ def calibrate(
 
     with make_progress(quiet=quiet) as progress:
         progress.stage("measuring this machine")
-        result = devices.calibrate(out, seconds=seconds, threads=threads, progress=progress.share)
+        result = devices.calibrate(
+            out,
+            seconds=seconds,
+            threads=threads,
+            progress=progress.share,
+            runtime="torch" if runtime == "torch-eager" else runtime,
+        )
     return _finish(ctx, result, show.calibrate)
 
 

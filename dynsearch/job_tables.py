@@ -185,8 +185,8 @@ class SearchTable(Table):
     trials: Count = Field(default=64, description="Forward passes in all")
     workers: int = Field(default=0, ge=0, description="Parallel passes; 0 = one for each core")
     seed: int = Field(default=0, ge=0, description="Of the sampler")
-    sampler: Literal["tpe", "nsga2", "random", "gp"] = Field(
-        default="tpe", description="Optuna's sampler of the outer settings"
+    sampler: Literal["tpe", "nsga2", "random", "gp", "dynsearch"] = Field(
+        default="tpe", description="Sampler of the outer settings: dynsearch (our own) or Optuna's"
     )
     max_failures: int = Field(
         default=8, ge=0, description="Failed passes before the search gives up"

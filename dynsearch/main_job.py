@@ -127,11 +127,19 @@ def front(run_dir: Path) -> dict[str, Any]:
     return _front_result(open_run(run_dir), read_front(run_dir))
 
 
-def export(run_dir: Path, format_: str, out: Path, ids: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Write the front to files (json, csv, toml), or its models so that they run (torch).
+def export(
+    run_dir: Path,
+    format_: str,
+    out: Path,
+    ids: tuple[str, ...] = (),
+    *,
+    opset: int | None = None,
+) -> dict[str, Any]:
+    """Write the front to files (json, csv, toml), or its models so that they run (torch, onnx).
 
     Raises:
-        InputError: no such configuration, or the run has no front yet.
+        InputError: no such configuration, the run has no front yet, or the format cannot express
+            a configuration.
     """
     found = read_front(run_dir)
     _check_ids(found, ids, run_dir)
@@ -139,6 +147,12 @@ def export(run_dir: Path, format_: str, out: Path, ids: tuple[str, ...] = ()) ->
         from dynsearch.export.torch_export import export_torch
 
         return {"files": [str(p) for p in export_torch(run_dir, ids, out)]}
+    if format_ == "onnx":
+        from dynsearch.export.onnx_export import export_onnx
+        from dynsearch.export.onnx_graph import OPSET
+
+        chosen = OPSET if opset is None else opset
+        return {"files": [str(p) for p in export_onnx(run_dir, ids, out, chosen)]}
     if ids:
         found = replace(found, front=tuple(p for p in found.front if p.id in ids))
     out.mkdir(parents=True, exist_ok=True)
@@ -162,6 +176,7 @@ def bench(
     configs: int = 24,
     batches: tuple[int, ...] = (1, 8),
     repeats: int = 5,
+    runtime: str = "torch",
     progress: Progress,
 ) -> dict[str, Any]:
     """Time configurations of a run on this machine, beside their predictions.
@@ -185,6 +200,7 @@ def bench(
         batches=batches,
         repeats=repeats,
         on_progress=lambda share: progress.share(share),
+        runtime=runtime,
     )
     report(run_dir)
     return result

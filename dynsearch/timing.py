@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dynsearch.bench import Predictions, bench_run
+from dynsearch.bench import RUNTIME, Predictions, bench_run
+from dynsearch.bench_onnx import onnx_engine, profile_of
 from dynsearch.bench_select import (
     MIN_CONFIGS,
     MIN_SPAN,
@@ -19,6 +20,7 @@ from dynsearch.bench_select import (
     pool_from_front,
 )
 from dynsearch.evaluate import Scene, blank_trace
+from dynsearch.export.onnx_plan import DTYPES
 from dynsearch.export.records import Front
 from dynsearch.quality.trace import Trace, load_trace
 from dynsearch.search.fronts import MergedFront
@@ -52,12 +54,15 @@ def bench_run_folder(
     batches: Sequence[int],
     repeats: int,
     on_progress: Callable[[float], None] | None,
+    runtime: str = RUNTIME,
 ) -> dict[str, Any]:
     """Time configurations of a run on this machine and write `bench.json`.
 
     Raises:
-        InputError: the run was not priced for this machine ("local"), or no front fits.
+        InputError: the run was not priced for this machine ("local"), no front fits, or a
+            runtime that is unknown or not installed.
     """
+    engine = None if runtime == RUNTIME else onnx_engine(opened, runtime)
     device = local_device(opened)
     settings = {n: opened.settings[n] for n in traces}
     known = _known(parts, settings, device)
@@ -65,10 +70,11 @@ def bench_run_folder(
     pool = pool_from_front(front, device)
     have = {c.id for c in pool}
     pool += [c for c in _extra(parts, settings, device) if c.id not in have]
+    priced = next(d for d in opened.scene.devices if d.name == device)
+    if engine is not None:
+        priced = profile_of(opened.scene.workload.threads, runtime) or priced
     predictor = _Predictor(
-        scene=replace(
-            opened.scene, devices=tuple(d for d in opened.scene.devices if d.name == device)
-        ),
+        scene=replace(opened.scene, devices=(priced,)),
         known=dict(known),
         traces={candidate_hash(settings[n]): path for n, path in traces.items()},
         full=full,
@@ -76,6 +82,7 @@ def bench_run_folder(
     )
     for dtype in opened.material.space.table.dtype:
         pool += _wider(opened, predictor, [c for c in pool if c.candidate.dtype == dtype], dtype)
+    formats = [d for d in opened.material.space.table.dtype if engine is None or d in DTYPES]
     return bench_run(
         opened.run.path,
         rows=opened.quality.splits["report"].tokens,
@@ -88,7 +95,7 @@ def bench_run_folder(
         batches=tuple(batches),
         dtypes=tuple(
             d
-            for d in opened.material.space.table.dtype
+            for d in formats
             if any(c.candidate.dtype == d and c.family not in REFERENCE_FAMILIES for c in pool)
         ),
         count=configs,
@@ -96,6 +103,7 @@ def bench_run_folder(
         repeats=repeats,
         threads=opened.scene.workload.threads,
         on_progress=on_progress,
+        engine=engine,
     )
 
 

@@ -101,6 +101,16 @@ class Fitted:
     residual_log_sd: dict[str, float]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Runtime:
+    """What runs the operators that are measured."""
+
+    name: str
+    driver: str  # library and version
+    program: tuple[str, ...]  # arguments of Python: a script, or -m and a module
+    plan: Callable[[Backbone], list[Item]]
+
+
 def calibrate_host(
     out: Path,
     *,
@@ -108,6 +118,7 @@ def calibrate_host(
     seconds: float = 100.0,
     threads: int = 1,
     progress: Callable[[float], None] | None = None,
+    runtime: Runtime | None = None,
 ) -> Path:
     """Measure this machine, fit the processor form, write a device file with its profile.
 
@@ -117,6 +128,7 @@ def calibrate_host(
         seconds: Budget of the whole call. One round of measurements is always finished.
         threads: Torch threads.
         progress: Called with the share of the budget that is used.
+        runtime: What runs the operators; None: torch.
 
     Returns:
         `out`.
@@ -125,11 +137,13 @@ def calibrate_host(
         DynsearchError: the measuring process failed, with the end of its output.
     """
     b = backbone or GENERIC
-    items = make_plan(b)
+    runtime = runtime or torch_runtime()
+    items = runtime.plan(b)
     with tempfile.TemporaryDirectory(prefix="calibrate-") as folder:
         plan, rows = Path(folder) / "plan.json", Path(folder) / "rows.jsonl"
         plan.write_text(json.dumps({"items": items}), encoding="utf-8")
-        _run_measure(plan, rows, max(1.0, seconds - RESERVED_S), threads, progress)
+        budget = max(1.0, seconds - RESERVED_S)
+        _run_measure(runtime.program, plan, rows, budget, threads, progress)
         rounds = read_rounds(rows)
     measured, noise = medians(rounds), round_noise(rounds)
     if noise > NOISY:
@@ -140,7 +154,7 @@ def calibrate_host(
     device = host_device(items, measured)
     fitted = fit(rows_of(items, measured, b), device, threads=threads)
     log.info("calibrated: %.1f %% mean error on chains left out", 100 * fitted.mape)
-    text = device_text(device, _profile(fitted, device, items, measured, threads))
+    text = device_text(device, _profile(fitted, device, items, measured, threads, runtime))
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(out.name + ".partial")
     partial.write_text(text, encoding="utf-8")
@@ -149,10 +163,15 @@ def calibrate_host(
 
 
 def _run_measure(
-    plan: Path, rows: Path, seconds: float, threads: int, progress: Callable[[float], None] | None
+    program: Sequence[str],
+    plan: Path,
+    rows: Path,
+    seconds: float,
+    threads: int,
+    progress: Callable[[float], None] | None,
 ) -> None:
-    """Run the standalone script in a process of its own, so that no thread pool is inherited."""
-    command = [sys.executable, measure.__file__, str(plan), str(rows)]
+    """Run the measuring script in a process of its own, so that no thread pool is inherited."""
+    command = [sys.executable, *program, str(plan), str(rows)]
     command += ["--seconds", str(seconds), "--threads", str(threads)]
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     start = time.monotonic()
@@ -355,6 +374,7 @@ def _profile(
     items: Sequence[Item],
     measured: Mapping[int, float],
     threads: int,
+    runtime: Runtime,
 ) -> Profile:
     shapes = [i for i in items if i["op"] == "matmul" and i["id"] in measured]
     return Profile(
@@ -362,8 +382,8 @@ def _profile(
         base=device.name,
         date=datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         tool=CALIBRATION_TOOL,
-        driver=_torch_version(),
-        runtime="torch",
+        driver=runtime.driver,
+        runtime=runtime.name,
         threads=threads,
         n=len(measured),
         mape=fitted.mape,
@@ -378,5 +398,11 @@ def _profile(
     )
 
 
-def _torch_version() -> str:
-    return f"torch {version('torch')}"
+def torch_runtime() -> Runtime:
+    """PyTorch, measured by the standalone script."""
+    return Runtime(
+        name="torch",
+        driver=f"torch {version('torch')}",
+        program=(measure.__file__,),
+        plan=make_plan,
+    )

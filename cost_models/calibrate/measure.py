@@ -49,6 +49,7 @@ def run_plan(
     seconds: float,
     threads: int,
     progress: Callable[[int, float], None] | None = None,
+    builder: Callable[[Item, dict[Any, Any]], Call] = build,
 ) -> int:
     """Measure `items` until `seconds` are over; at least one full round is always finished.
 
@@ -58,6 +59,7 @@ def run_plan(
         seconds: Budget of time.
         threads: Torch threads.
         progress: Called with (rounds finished, share of the time used) after every item.
+        builder: Makes the callable of an item; of another runtime than torch.
 
     Returns:
         Rounds finished.
@@ -78,7 +80,7 @@ def run_plan(
                     return rounds
                 call = calls.get(item["id"])
                 if call is None:
-                    call = calls[item["id"]] = build(item, cache)
+                    call = calls[item["id"]] = builder(item, cache)
                     for _ in range(WARM_UP_CALLS):
                         call()
                 row = time_call(call, clock, single=item.get("single", False))

@@ -13,11 +13,12 @@ from dynsearch.job_checks import LOCAL
 from search_spaces.candidate import DTYPES
 
 
-def local_file(threads: int = 1) -> Path:
-    """Where the calibrated device file of this machine lies, one for each number of threads."""
+def local_file(threads: int = 1, runtime: str = "torch") -> Path:
+    """Where the calibrated device file of this machine lies, one a number of threads, runtime."""
     from dynsearch.quality.supernet import cache_folder
 
-    return cache_folder() / "devices" / f"local-{threads}.toml"
+    suffix = "" if runtime == "torch" else f"-{runtime}"
+    return cache_folder() / "devices" / f"local-{threads}{suffix}.toml"
 
 
 def is_calibrated(threads: int = 1) -> bool:
@@ -55,6 +56,7 @@ def calibrate(
     seconds: float,
     threads: int,
     progress: Callable[[float], None] | None = None,
+    runtime: str = "torch",
 ) -> dict[str, Any]:
     """Measure this machine and write its device file.
 
@@ -63,6 +65,7 @@ def calibrate(
         seconds: Time to measure.
         threads: Torch threads.
         progress: Called with the share that is done.
+        runtime: "torch" or "onnxruntime".
 
     Returns:
         `profile` (the file), `device` (its name), `n` measurements, `error` (mean absolute
@@ -70,12 +73,18 @@ def calibrate(
 
     Raises:
         DynsearchError: the measuring process failed.
+        InputError: an unknown runtime, or one that is not installed.
     """
     from cost_models.calibrate.fit import calibrate_host
 
-    file = local_file(threads) if out is None else out
+    measured = None
+    if runtime != "torch":
+        from dynsearch.measure_onnx import runtime_of
+
+        measured = runtime_of(runtime)
+    file = local_file(threads, runtime) if out is None else out
     file.parent.mkdir(parents=True, exist_ok=True)
-    calibrate_host(file, seconds=seconds, threads=threads, progress=progress)
+    calibrate_host(file, seconds=seconds, threads=threads, progress=progress, runtime=measured)
     device = load_device(file)
     assert device.profile is not None
     return {

@@ -80,6 +80,7 @@ def bench(result: Result, out: TextIO) -> None:
         "high ms",
         "measured ms",
         "off %",
+        "x full",
     )
     rows = [
         [
@@ -89,6 +90,7 @@ def bench(result: Result, out: TextIO) -> None:
             str(row["batch"]),
             *(milliseconds(row[key]) for key in ("predicted_s", "low_s", "high_s", "measured_s")),
             f"{(row['predicted_s'] / row['measured_s'] - 1) * 100:.1f}",
+            _plain(row.get("speedup")),
         ]
         for row in result["rows"]
     ]

@@ -1,7 +1,8 @@
 """Runs one exported configuration: texts in; class, probability and exit layer out.
 
-Copied into every exported folder. Needs torch, numpy, safetensors and tokenizers, not dynsearch:
-the model's own source files lie in `lib` beside this file.
+Copied into every exported folder. Needs no dynsearch: the model's own source files lie in `lib`
+beside this file. A torch model needs torch, numpy, safetensors and tokenizers, an ONNX model
+onnxruntime and numpy.
 
     python runner.py "a fine film" "a dull plot"
     python runner.py --file texts.txt --batch 8 --json
@@ -18,8 +19,9 @@ import argparse
 import hashlib
 import json
 import os
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,8 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 SCHEMA_VERSION = 1
 Text = str | tuple[str, str]  # one text, or a pair
+Row = tuple[list[int], list[int]]  # token ids and types of one text or pair
+_FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +48,9 @@ class Model:
     """A loaded configuration."""
 
     config: dict[str, Any]
-    encoder: Any
-    plan: Any
-    tokenizer: Any
+    encode: Callable[[Sequence[Text]], list[Row]]
+    # ids [B, T], lengths [B], types [B, T] or None -> prediction, exit_layer, logits
+    run: Callable[[Any, Any, Any], Any]
 
     @property
     def pairs(self) -> bool:
@@ -59,32 +63,28 @@ class Model:
         Raises:
             ValueError: a pair where the model reads one text, or the other way round.
         """
-        given = [text if isinstance(text, str) else tuple(text) for text in texts]
-        for text in given:
+        for text in texts:
             if isinstance(text, str) == self.pairs or (self.pairs and len(text) != 2):
                 what = "pairs of texts" if self.pairs else "one text at a time"
                 raise ValueError(f"this model reads {what}, not {text!r}")
-        rows = self.tokenizer.encode_batch(given)
-        order = range(len(rows))
-        if batch > 1:
-            order = sorted(order, key=lambda i: len(rows[i].ids))  # type: ignore[assignment]
+        rows = self.encode(texts)
         answers: dict[int, Answer] = {}
-        for start in range(0, len(rows), batch):
-            part = list(order[start : start + batch])
-            answers |= dict(zip(part, self._batch([rows[i] for i in part]), strict=True))
+        for part in batches(rows, batch):
+            answers |= dict(zip(part, self.answer([rows[i] for i in part]), strict=True))
         return [answers[i] for i in range(len(rows))]
 
-    def _batch(self, rows: list[Any]) -> list[Answer]:
+    def answer(self, rows: Sequence[Row]) -> list[Answer]:
+        """Answers of one batch."""
         import numpy as np
-        import torch
 
-        lengths = np.array([len(row.ids) for row in rows], dtype=np.int64)
-        ids, types = torch.zeros((2, len(rows), int(lengths.max())), dtype=torch.int64)
-        for i, row in enumerate(rows):
-            ids[i, : lengths[i]] = torch.tensor(row.ids)
-            types[i, : lengths[i]] = torch.tensor(row.type_ids)
-        result = self.encoder.run(self.plan, ids, lengths, types if self.pairs else None)
-        shares = torch.softmax(torch.from_numpy(result.logits).double(), dim=-1).numpy()
+        lengths = np.array([len(ids) for ids, _ in rows], dtype=np.int64)
+        ids, types = np.zeros((2, len(rows), int(lengths.max())), dtype=np.int64)
+        for i, (tokens, kinds) in enumerate(rows):
+            ids[i, : lengths[i]], types[i, : lengths[i]] = tokens, kinds
+        result = self.run(ids, lengths, types if self.pairs else None)
+        logits = result.logits.astype(np.float64)
+        shares = np.exp(logits - logits.max(axis=1, keepdims=True))
+        shares /= shares.sum(axis=1, keepdims=True)
         labels = self.config["labels"]
         return [
             Answer(
@@ -97,17 +97,78 @@ class Model:
         ]
 
 
-def load(folder: str | Path = HERE) -> Model:
-    """The configuration in `folder`, checked against the checksum in its config.json.
+def batches(rows: Sequence[Row], batch: int) -> list[list[int]]:
+    """Numbers of `rows` in batches, sorted by length where a batch has more than one."""
+    order = list(range(len(rows)))
+    if batch > 1:
+        order.sort(key=lambda i: len(rows[i][0]))
+    return [order[start : start + batch] for start in range(0, len(rows), batch)]
+
+
+def load(folder: str | Path = HERE, *, threads: int | None = None) -> Model:
+    """The configuration in `folder`, every file checked against config.json.
+
+    Args:
+        folder: An exported folder.
+        threads: Of the runtime; None: one for onnxruntime, torch as it is set.
 
     Raises:
-        ValueError: another schema version, or weights that are not those of config.json.
+        InputError: a file that is missing, changed or of another export, a newer schema version,
+            a file name that leaves the folder.
     """
     folder = Path(folder)
     # oneDNN keeps 1,024 compiled kernels unless told otherwise; bf16 needs one a number of rows
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "8192")
-    if (folder / "lib").is_dir() and str(folder / "lib") not in sys.path:
-        sys.path.insert(0, str(folder / "lib"))
+    if (HERE / "lib").is_dir() and str(HERE / "lib") not in sys.path:
+        sys.path.insert(0, str(HERE / "lib"))
+    config = _config(folder)
+    _check_files(folder, config)
+    return (_load_onnx if config["format"] == "onnx" else _load_torch)(folder, config, threads)
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    from search_spaces.errors import InputError
+
+    path = folder / "config.json"
+    try:
+        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        version, kind, _ = config["schema_version"], config["format"], config["files"]
+    except FileNotFoundError:
+        text = "missing; is this a folder that dynsearch export wrote?"
+        raise InputError.one(path, "", None, text) from None
+    except (ValueError, KeyError, TypeError) as error:
+        text = f"no config.json of an export ({error!r}); export it again"
+        raise InputError.one(path, "", None, text) from None
+    if version > SCHEMA_VERSION:
+        raise InputError.one(path, "schema_version", version, "of a newer dynsearch; upgrade")
+    if kind not in ("torch", "onnx"):
+        raise InputError.one(path, "format", kind, "must be torch or onnx; export it again")
+    return config
+
+
+def _check_files(folder: Path, config: dict[str, Any]) -> None:
+    """Refuse names that leave the folder, files that are missing, files that are others."""
+    from search_spaces.errors import InputError, Problem
+
+    path, problems = folder / "config.json", []
+    asked = [part["file"] for part in config.get("onnx", {}).get("segments", ())]
+    for name in dict.fromkeys([*config["files"], *asked]):
+        digest = config["files"].get(name)
+        if not _FILE.fullmatch(name):
+            problems.append(Problem(str(path), "files", name, "no plain name of a file here"))
+        elif digest is None:
+            problems.append(Problem(str(path), "files", name, "has no checksum; export it again"))
+        elif not (folder / name).is_file():
+            problems.append(Problem(str(folder / name), "", "", "missing; copy the whole folder"))
+        elif hashlib.sha256((folder / name).read_bytes()).hexdigest() != digest:
+            text = "not the file that config.json describes: changed, or of another export"
+            problems.append(Problem(str(folder / name), "", "", text))
+    if problems:
+        raise InputError(problems)
+
+
+def _load_torch(folder: Path, config: dict[str, Any], threads: int | None) -> Model:
+    import torch
     from safetensors.torch import load_file
     from tokenizers import Tokenizer
 
@@ -115,26 +176,43 @@ def load(folder: str | Path = HERE) -> Model:
     from dynsearch.models.packed import encoder_of
     from search_spaces.codec import candidate_from_dict
 
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    if config["schema_version"] > SCHEMA_VERSION:
-        raise ValueError("config.json was written by a newer dynsearch")
-    weights = folder / "model.safetensors"
-    if hashlib.sha256(weights.read_bytes()).hexdigest() != config["sha256"]:
-        raise ValueError("model.safetensors is not the file that config.json describes")
+    if threads is not None:
+        torch.set_num_threads(threads)
     geometry: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value
         for name, value in config["encoder"].items()
     }
+    network = EncoderConfig(**geometry)
+    tensors = load_file(str(folder / "model.safetensors"))
+    plan = plan_of(candidate_from_dict(config["candidate"]))
+    encoder = encoder_of(network, tensors, config["candidate"]["dtype"], plan)
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.no_padding()
     tokenizer.enable_truncation(max_length=config["max_len"])
-    network, tensors = EncoderConfig(**geometry), load_file(str(weights))
-    plan = plan_of(candidate_from_dict(config["candidate"]))
+
+    def encode(texts: Sequence[Text]) -> list[Row]:
+        given = [text if isinstance(text, str) else tuple(text) for text in texts]
+        return [(row.ids, row.type_ids) for row in tokenizer.encode_batch(given)]
+
+    def run(ids: Any, lengths: Any, types: Any) -> Any:
+        kinds = None if types is None else torch.from_numpy(types)
+        return encoder.run(plan, torch.from_numpy(ids), lengths, kinds)
+
+    return Model(config=config, encode=encode, run=run)
+
+
+def _load_onnx(folder: Path, config: dict[str, Any], threads: int | None) -> Model:
+    from dynsearch.export.onnx_engine import OnnxEncoder
+    from dynsearch.export.plain_tokens import plain_tokenizer
+
+    path = folder / "tokenizer.json"
+    tokenizer = plain_tokenizer(json.loads(path.read_text(encoding="utf-8")), path)
+    encoder = OnnxEncoder(
+        config["onnx"], lambda name: str(folder / name), threads=1 if threads is None else threads
+    )
+    max_len = config["max_len"]
     return Model(
-        config=config,
-        encoder=encoder_of(network, tensors, config["candidate"]["dtype"], plan),
-        plan=plan,
-        tokenizer=tokenizer,
+        config=config, encode=lambda texts: tokenizer.encode(texts, max_len), run=encoder.run
     )
 
 
@@ -146,23 +224,18 @@ def main(arguments: list[str] | None = None) -> int:
         "--file", type=Path, help="UTF-8 file, one text a line (pairs: a tab between)"
     )
     parser.add_argument("--batch", type=int, default=1, help="texts per batch")
-    parser.add_argument("--threads", type=int, default=1, help="torch threads")
+    parser.add_argument("--threads", type=int, default=1, help="threads of the runtime")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     options = parser.parse_args(arguments)
     if options.batch < 1 or options.threads < 1:
         parser.error("--batch and --threads must be at least 1")
-    model = load()
-    lines = []
-    if options.file is not None:
-        lines = [t for t in options.file.read_text(encoding="utf-8").splitlines() if t.strip()]
+    model = load_or_stop(parser, options.threads)
+    lines = [] if options.file is None else read_lines(parser, options.file)
     texts: list[Text] = [*options.text, *lines]
     if model.pairs:
-        texts = _pairs(parser, options.text, lines)
+        texts = pairs_of(parser, options.text, lines)
     if not texts:
         parser.error("give texts or --file")
-    import torch
-
-    torch.set_num_threads(options.threads)
     for text, answer in zip(texts, model.classify(texts, options.batch), strict=True):
         if options.json:
             line = json.dumps(asdict(answer) | {"text": text}, ensure_ascii=False)
@@ -173,7 +246,25 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def _pairs(parser: argparse.ArgumentParser, words: list[str], lines: list[str]) -> list[Text]:
+def load_or_stop(parser: argparse.ArgumentParser, threads: int) -> Model:
+    """The model beside this file; what is wrong with the folder ends the program."""
+    try:
+        return load(threads=threads)
+    except Exception as error:  # InputError, which is known only when `lib` is on the path
+        if type(error).__name__ != "InputError":
+            raise
+        parser.error(str(error))
+
+
+def read_lines(parser: argparse.ArgumentParser, path: Path) -> list[str]:
+    """Lines of a UTF-8 file that hold something."""
+    try:
+        return [t for t in path.read_text(encoding="utf-8").splitlines() if t.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        parser.error(f"{path}: {error}")
+
+
+def pairs_of(parser: argparse.ArgumentParser, words: list[str], lines: list[str]) -> list[Text]:
     """Pairs from the command line, two and two, and from lines with one tab."""
     if len(words) % 2:
         parser.error("this model reads pairs: give an even number of texts")

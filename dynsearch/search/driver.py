@@ -4,10 +4,11 @@ The driver is the only process that writes. For each pass it stores the trace un
 name, flushes, renames, and only then tells the study; so after a crash at any point a pass is
 either finished, finished from its trace, or run again, and never lost or counted twice.
 
-With one pass under way, the random sampler, TPE and NSGA-II propose the same sequence whether or
+With one pass under way, our sampler, random, TPE and NSGA-II propose the same sequence whether or
 not the run was interrupted: every ask makes its sampler anew from (seed, finished passes, passes
-under way) and the study. With several under way the order in which they end decides. The GP
-sampler warm-starts its kernel in long runs of its own loop; made anew it is slower and repeatable.
+under way) and the study; ours keeps only caches that can be made again. With several under way the
+order in which they end decides. The GP sampler warm-starts its kernel in long runs of its own
+loop; made anew it is slower and repeatable.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from dynsearch.errors import DynsearchError
 from dynsearch.export.records import HypervolumeStep
 from dynsearch.quality.trace import Trace, load_trace
 from dynsearch.search import runs
+from dynsearch.search.cost_aware import CostAwareSampler
 from dynsearch.search.encoding import first_settings, full_setting, make_codec, setting_key
 from dynsearch.search.front_study import write_front_study
 from dynsearch.search.fronts import MergedFront
@@ -41,7 +43,7 @@ from dynsearch.search.ledger import (
     trace_of_stale,
 )
 from dynsearch.search.runs import Run
-from dynsearch.search.sampler import Gate, Screen, ask_sampler
+from dynsearch.search.sampler import OWN, Gate, Screen, ask_sampler, own_sampler
 from dynsearch.search.study import (
     Book,
     counts,
@@ -53,7 +55,14 @@ from dynsearch.search.study import (
     settings_of,
     tell_failed,
 )
-from dynsearch.search.types import OuterSpace, Params, QualitySource, SearchProblem, build_depth
+from dynsearch.search.types import (
+    F64,
+    OuterSpace,
+    Params,
+    QualitySource,
+    SearchProblem,
+    build_depth,
+)
 from dynsearch.search.workers import Executor, Outcome, PassTask, open_executor
 
 _LOG = logging.getLogger(__name__)
@@ -109,6 +118,7 @@ class _Session:
     ledger: Ledger
     gate: Gate
     options: SearchOptions
+    own: CostAwareSampler | None = None  # our sampler keeps caches from ask to ask
     progress: Callable[[SearchState], None]
     should_stop: Callable[[], bool]
     begun: float = field(default_factory=time.monotonic)
@@ -276,7 +286,10 @@ def _ask(session: _Session) -> PassTask | None:
         if reserve is None:
             session.stopped = "exhausted"
             return None
-        book.study.sampler = ask_sampler(session.options.sampler, gate, reserve, seed)
+        if session.options.sampler == OWN and session.own is None:
+            session.own = own_sampler(gate, session.options.seed, _front_reader(session.ledger))
+        kind = session.options.sampler
+        book.study.sampler = ask_sampler(kind, gate, reserve, seed, session.own)
     before = gate.rejected.total()
     trial = book.study.ask(book.codec.distributions)
     if gate.rejected.total() > before:
@@ -285,6 +298,21 @@ def _ask(session: _Session) -> PassTask | None:
     gate.add([setting])
     session.under_way[trial.number] = trial
     return _task(session, trial.number, setting, None)
+
+
+def _front_reader(ledger: Ledger) -> Callable[[FrozenTrial], list[F64]]:
+    """Reads the fronts of a pass [K, M] per device, divided by the reference point."""
+    points = {device: ledger.reference_point(device) for device in ledger.problem.devices}
+
+    def read(trial: FrozenTrial) -> list[F64]:
+        fronts = trial.user_attrs["front"]
+        found = []
+        for device, reference in points.items():
+            at = np.array(reference, dtype=np.float64)
+            found.append(np.array(fronts[device]["points"]).reshape(-1, at.size) / at)
+        return found
+
+    return read
 
 
 def _finish(session: _Session, outcome: Outcome) -> None:

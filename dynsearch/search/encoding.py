@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from optuna.distributions import (
     BaseDistribution,
     CategoricalDistribution,
@@ -26,6 +27,7 @@ from optuna.distributions import (
 
 from dynsearch.search.types import F64, OuterSpace, Params
 from search_spaces.domains import Domain, FloatRange, IntRange
+from search_spaces.knobs import as_array
 
 
 def setting_key(params: Mapping[str, Any]) -> str:
@@ -49,6 +51,19 @@ class Knob:
     def decode(self, parameter: Any) -> Any:
         """The readable value that a parameter stands for."""
         return parameter if self.values is None else self.values[int(parameter)]
+
+    def encode_all(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Parameters that stand for readable values [B]."""
+        if self.values is None:
+            return values
+        place = {value: i for i, value in enumerate(self.values)}
+        return np.array([place[value] for value in values.tolist()], dtype=np.int64)
+
+    def decode_all(self, parameters: NDArray[Any]) -> NDArray[Any]:
+        """Readable values that parameters [B] stand for."""
+        if self.values is None:
+            return parameters
+        return as_array(list(self.values))[parameters.astype(np.int64)]
 
 
 @dataclass(frozen=True, slots=True)

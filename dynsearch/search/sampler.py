@@ -1,4 +1,4 @@
-"""Which outer setting to try next: Optuna's samplers behind a free check.
+"""Which outer setting to try next: our own sampler, or one of Optuna's, behind a free check.
 
 A forward pass costs seconds, a look at the cost bound microseconds. So a proposal that was tried
 before, or that provably breaks a budget everywhere, is drawn again inside the same `ask` and never
@@ -27,25 +27,29 @@ from optuna.samplers import (
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
+from dynsearch.search.columns import Batch
+from dynsearch.search.cost_aware import CostAwareSampler
 from dynsearch.search.encoding import SpaceCodec, setting_key
+from dynsearch.search.free import FreeChecks
+from dynsearch.search.history import ReadFronts
 from dynsearch.search.types import Deepest, Params
-from search_spaces.candidate import Candidate
 from search_spaces.errors import InputError
 
-SAMPLERS: tuple[str, ...] = ("tpe", "nsga2", "random", "gp")
+OWN = "dynsearch"  # the project's own, see `cost_aware`
+SAMPLERS: tuple[str, ...] = ("tpe", "nsga2", "random", "gp", OWN)
 REDRAWS = 100  # proposals of the sampler inside one ask
 REPEATS = 5  # proposals that were refused before in the same ask, before it is asked no more
 POOL = 4096  # random settings that stand in when none of them is free
 GRID_LIMIT = 4096  # spaces of at most so many settings are enumerated, not drawn
 _POPULATION = 20
 
-Screen = Callable[[list[Candidate]], NDArray[np.bool_]]  # True = breaks a budget on every device
+Screen = Callable[[list[Any]], NDArray[np.bool_]]  # of what a space decodes to; True = hopeless
 
 
 def make_sampler(kind: str, seed: int) -> BaseSampler:
-    """One of Optuna's samplers with settings that suit a few hundred trials.
+    """Our own sampler, or one of Optuna's with settings that suit a few hundred trials.
 
-    A sampler is made anew for every ask: all of them read their state from the study.
+    Optuna's are made anew for every ask: all of them read their state from the study.
 
     Raises:
         InputError: when `kind` is not one of `SAMPLERS`.
@@ -53,6 +57,8 @@ def make_sampler(kind: str, seed: int) -> BaseSampler:
     if kind not in SAMPLERS:
         text = f"is no sampler; choose one of {', '.join(SAMPLERS)}"
         raise InputError.one("arguments", "sampler", kind, text)
+    if kind == OWN:
+        return CostAwareSampler(seed=seed)
     if kind == "random":
         return RandomSampler(seed=seed)
     if kind == "nsga2":
@@ -240,7 +246,49 @@ class FreeCheckSampler(BaseSampler):
         return proposal
 
 
-def ask_sampler(kind: str, gate: Gate, reserve: Params, seed: Sequence[int]) -> FreeCheckSampler:
+def own_sampler(gate: Gate, seed: int, read_fronts: ReadFronts) -> CostAwareSampler:
+    """Our sampler of outer settings; it may be kept from ask to ask.
+
+    Args:
+        gate: What may be tried.
+        seed: Of the run.
+        read_fronts: Reads the fronts of a finished pass, see `CostAwareSampler`.
+    """
+    codec = gate.codec
+
+    def canonical(batch: Batch) -> Batch:
+        rows = [dict(zip(batch, row, strict=True)) for row in zip(*_plain(batch), strict=True)]
+        settings = [codec.encode(codec.decode(row)) for row in rows]
+        return {name: np.array([s[name] for s in settings]) for name in batch}
+
+    def accept(params: Params) -> Params | None:
+        setting = codec.decode(params)
+        reason = gate.refuse(setting)
+        if reason is not None:
+            gate.rejected[reason] += 1
+            return None
+        return codec.encode(setting)
+
+    return CostAwareSampler(
+        seed=seed,
+        space=codec.distributions,
+        checks=FreeChecks(canonical=canonical),
+        read_fronts=read_fronts,
+        accept=accept,
+    )
+
+
+def _plain(batch: Batch) -> list[list[Any]]:
+    return [values.tolist() for values in batch.values()]
+
+
+def ask_sampler(
+    kind: str,
+    gate: Gate,
+    reserve: Params,
+    seed: Sequence[int],
+    own: CostAwareSampler | None = None,
+) -> FreeCheckSampler:
     """The sampler for one ask. Equal seeds on equal studies give equal proposals.
 
     Args:
@@ -248,7 +296,8 @@ def ask_sampler(kind: str, gate: Gate, reserve: Params, seed: Sequence[int]) -> 
         gate: What may be tried.
         reserve: A setting that may be, from `Gate.reserve`.
         seed: Non-negative integers: the run's seed, finished trials, trials under way.
+        own: Our sampler from the ask before, where `kind` is `OWN`.
     """
     rng = np.random.default_rng([*seed, 1])
-    inner = make_sampler(kind, int(rng.integers(2**31)))
-    return FreeCheckSampler(inner, gate, reserve, rng, 1 if kind == "gp" else REDRAWS)
+    inner = own or make_sampler(kind, int(rng.integers(2**31)))
+    return FreeCheckSampler(inner, gate, reserve, rng, 1 if kind in ("gp", OWN) else REDRAWS)

@@ -57,8 +57,8 @@ class OuterSpace(Protocol):
     def normalise(self, params: Mapping[str, Any]) -> Params:
         """The setting with inactive knobs at their defaults: equal networks, equal settings."""
 
-    def decode(self, params: Mapping[str, Any]) -> Candidate:
-        """The candidate of a setting, at full depth without exits."""
+    def decode(self, params: Mapping[str, Any]) -> Any:
+        """What a setting stands for: a candidate at full depth without exits, or itself."""
 
     def cut(self, params: Mapping[str, Any], depth: int) -> Params:
         """The setting with the knobs of layers below the first `depth` at their defaults."""

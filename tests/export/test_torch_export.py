@@ -161,6 +161,22 @@ def test_the_command_line_of_an_export_answers(exported: Path):
     assert answer["text"] == "good great film"
 
 
+def test_a_folder_is_laid_out_so_that_hugging_face_reads_its_tokenizer(exported: Path):
+    from transformers import AutoTokenizer
+
+    folder = sorted(exported.iterdir())[0]
+    theirs = AutoTokenizer.from_pretrained(str(folder))
+    found = theirs(TEXTS, truncation=True)["input_ids"]
+    tokens = tokenize(load_tokenizer(folder), TEXTS, MAX_LEN)
+    assert [i for ids in found for i in ids] == tokens.ids.tolist()
+    assert (theirs.model_max_length, theirs.pad_token) == (MAX_LEN, "[PAD]")
+    config = json.loads((folder / "config.json").read_text())
+    assert [config["id2label"][str(k)] for k in range(2)] == list(LABELS)
+    card = (folder / "README.md").read_text().splitlines()
+    assert card[0] == "---"
+    assert "pipeline_tag: text-classification" in card
+
+
 def test_only_what_no_input_can_reach_is_cut(exported: Path, supernet: Path):
     _, weights, _ = load_supernet(supernet)
     for c in candidates(_backbone(supernet)):
@@ -187,7 +203,7 @@ def test_altered_weights_are_refused_on_load(exported: Path, tmp_path: Path):
     raw = bytearray((folder / "model.safetensors").read_bytes())
     raw[-1] ^= 1
     (folder / "model.safetensors").write_bytes(raw)
-    with pytest.raises(ValueError, match="not the file"):
+    with pytest.raises(InputError, match="not the file"):
         runner.load(folder)
 
 

@@ -83,13 +83,22 @@ def test_every_pass_leaves_trace_front_and_log(run: runs.Run) -> None:
 
 
 @pytest.mark.parametrize(
-    "sampler", ["random", "tpe", "nsga2", pytest.param("gp", marks=pytest.mark.slow)]
+    "sampler", ["random", "tpe", "nsga2", "dynsearch", pytest.param("gp", marks=pytest.mark.slow)]
 )
 def test_no_sampler_tries_a_setting_twice(run: runs.Run, sampler: str) -> None:
     count = 13 if sampler == "gp" else 24
     result = search(run, replace(LOCAL, sampler=sampler, trials=count))
     assert result.passes == count
     assert max(Counter(settings(run)).values()) == 1
+
+
+def test_our_sampler_goes_on_as_if_the_run_had_not_stopped(tmp_path: Path) -> None:
+    whole, cut = (runs.create_run(tmp_path / f"toy-{i:08}", "") for i in range(2))
+    options = replace(LOCAL, sampler="dynsearch", trials=14)
+    search(whole, options)
+    for trials_so_far in (5, 12, 14):
+        search(cut, replace(options, trials=trials_so_far))
+    assert settings(cut) == settings(whole)
 
 
 def test_an_exhausted_space_ends_the_search_early(run: runs.Run) -> None:

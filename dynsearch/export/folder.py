@@ -1,0 +1,229 @@
+"""Configurations of a front as folders that run, whatever format the model has.
+
+A folder is laid out as Hugging Face does: `config.json`, the model, `tokenizer.json`, a model card
+`README.md`; beside them `runner.py` and `benchmark.py` with the few source files that they need in
+`lib`. `config.json` has the checksum of every file that decides an answer.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from dynsearch.export.card import model_card
+from dynsearch.export.front import FRONT_FILE, read_front
+from dynsearch.export.records import Front, FrontPoint
+from dynsearch.export.vendor import vendor
+from dynsearch.models.dynamic import EncoderConfig, Weights
+from dynsearch.quality.supernet import load_supernet
+from search_spaces.candidate import Candidate, layer_schedule
+from search_spaces.codec import candidate_from_dict
+from search_spaces.errors import InputError, Problem
+from search_spaces.validity import require_valid
+
+SCHEMA_VERSION = 1
+SUPERNET = "supernet"
+SCRIPTS = ("runner.py", "benchmark.py")
+TOKENIZER = "tokenizer.json"
+SPECIAL = {
+    "cls_token": ("[CLS]", "<s>"),
+    "sep_token": ("[SEP]", "</s>"),
+    "pad_token": ("[PAD]", "<pad>"),
+    "unk_token": ("[UNK]", "<unk>"),
+    "mask_token": ("[MASK]", "<mask>"),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """What one configuration is exported from."""
+
+    candidate: Candidate
+    geometry: EncoderConfig
+    weights: Weights  # of the whole supernet, float32
+    labels: tuple[str, ...]
+    text_columns: tuple[str, ...]
+    max_len: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Written:
+    """What a format puts into a folder."""
+
+    files: dict[str, bytes]  # of the model, by name
+    config: dict[str, Any]  # its entries of config.json; "format" among them
+    runtime: tuple[str, ...]  # modules that its runner needs
+    packages: tuple[str, ...]  # and packages
+
+
+Format = Callable[[Source], Written]
+
+
+def export_folders(
+    run_dir: Path, ids: Sequence[str], out: Path, format_: Format
+) -> tuple[Path, ...]:
+    """Write one folder per configuration under `out`, each named after its id.
+
+    Args:
+        run_dir: The run folder; its `supernet` folder holds weights, tokenizer and class names.
+        ids: Configurations of its front; empty = the named ones.
+        out: Folder that gets the folders; an older export of the same id is replaced.
+        format_: Makes the files of the model.
+
+    Raises:
+        InputError: unknown ids (all at once, with the nearest), an unreadable supernet, or what
+            the format refuses.
+    """
+    front = read_front(run_dir)
+    wanted = list(dict.fromkeys(ids)) or _named(front)
+    points = _find(front, wanted, run_dir)
+    config, weights, info = load_supernet(run_dir / SUPERNET)
+    tokenizer = (run_dir / SUPERNET / TOKENIZER).read_bytes()
+    made = []
+    for found in points:  # all of them first: nothing is written where one is refused
+        source = _source(front, found[0], config, weights, info)
+        made.append((found, source, format_(source)))
+    out.mkdir(parents=True, exist_ok=True)
+    return tuple(_write(front, *one, tokenizer, out) for one in made)
+
+
+def _source(
+    front: Front,
+    point: FrontPoint,
+    config: EncoderConfig,
+    weights: Weights,
+    info: Mapping[str, Any],
+) -> Source:
+    candidate = candidate_from_dict(point.candidate)
+    require_valid(candidate, file=f"configuration {point.id}", run=True)
+    counts = {int(e) for e in layer_schedule(candidate)["num_experts"] if e > 1}
+    return Source(
+        candidate=candidate,
+        geometry=replace(config, expert_counts=tuple(sorted(counts))),
+        weights=weights,
+        labels=tuple(info["labels"]),
+        text_columns=tuple(info.get("text_columns", ["text"])),  # older supernets: one text
+        max_len=front.workload.get("max_len", candidate.backbone.max_len),
+    )
+
+
+def _named(front: Front) -> list[str]:
+    return list(dict.fromkeys(p.id for p in front.front if p.named))
+
+
+def _find(front: Front, ids: Sequence[str], run_dir: Path) -> list[list[FrontPoint]]:
+    """The points of each id, one per device."""
+    by_id: dict[str, list[FrontPoint]] = {}
+    for p in front.front:
+        by_id.setdefault(p.id, []).append(p)
+    problems = []
+    for key in ids:
+        if key not in by_id:
+            close = difflib.get_close_matches(key, by_id, n=3, cutoff=0.3)
+            hint = f"; near: {', '.join(close)}" if close else ""
+            text = f"no configuration of this front{hint}; `dynsearch front RUN` lists them"
+            problems.append(Problem(str(run_dir / FRONT_FILE), "id", key, text))
+    if problems:
+        raise InputError(problems)
+    if not ids:
+        raise InputError.one(
+            run_dir / FRONT_FILE, "front", None, "names no configuration; give ids with --id"
+        )
+    return [by_id[key] for key in ids]
+
+
+def _write(
+    front: Front,
+    points: list[FrontPoint],
+    source: Source,
+    written: Written,
+    tokenizer: bytes,
+    out: Path,
+) -> Path:
+    """Fill a folder under another name, then rename it: whole or not at all."""
+    first = points[0]
+    files = written.files | {TOKENIZER: tokenizer}
+    part = Path(tempfile.mkdtemp(prefix=f".{first.id}.", dir=out))
+    try:
+        for name, raw in files.items():
+            (part / name).write_bytes(raw)
+        for name in SCRIPTS:
+            shutil.copyfile(Path(__file__).with_name(name), part / name)
+        vendor(written.runtime, part / "lib")
+        head = _config(front, points, source, written, files)
+        _write_json(part / "config.json", head)
+        _write_json(part / "tokenizer_config.json", _tokenizer_config(tokenizer, source.max_len))
+        size = sum(map(len, written.files.values()))
+        card = model_card(front, points, size, source.text_columns, written.packages)
+        (part / "README.md").write_text(card, encoding="utf-8")
+        part.chmod(0o755)
+        target = out / first.id
+        if target.exists():
+            shutil.rmtree(target)
+        part.rename(target)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return target
+
+
+def _write_json(path: Path, data: Mapping[str, Any]) -> None:
+    text = json.dumps(data, indent=1, ensure_ascii=False, allow_nan=False)
+    path.write_text(text + "\n", encoding="utf-8")
+
+
+def _config(
+    front: Front,
+    points: list[FrontPoint],
+    source: Source,
+    written: Written,
+    files: Mapping[str, bytes],
+) -> dict[str, Any]:
+    first = points[0]
+    labels = source.labels
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "model_type": "dynsearch",
+        "id": first.id,
+        "family": first.family,
+        "job": front.job,
+        "backbone": first.candidate["backbone"],
+        "candidate": first.candidate,
+        "labels": list(labels),
+        "id2label": {str(i): name for i, name in enumerate(labels)},
+        "label2id": {name: i for i, name in enumerate(labels)},
+        "text_columns": list(source.text_columns),
+        "pooling": source.geometry.pooling,
+        "head": "linear, tanh, linear after each exit layer, on the pooled state",
+        "max_len": source.max_len,
+        "encoder": asdict(source.geometry),
+        "files": {name: hashlib.sha256(raw).hexdigest() for name, raw in files.items()},
+        "selected": asdict(first.selected),
+        "confirmed": None if first.confirmed is None else asdict(first.confirmed),
+        "workload": front.workload,
+        "predicted": [{"device": p.device, **asdict(p.predicted)} for p in points],
+        **written.config,
+    }
+
+
+def _tokenizer_config(tokenizer: bytes, max_len: int) -> dict[str, Any]:
+    """What Hugging Face's AutoTokenizer needs beside tokenizer.json."""
+    added = json.loads(tokenizer).get("added_tokens") or []
+    there = {token["content"] for token in added}
+    named = {
+        name: next(t for t in texts if t in there)
+        for name, texts in SPECIAL.items()
+        if there.intersection(texts)
+    }
+    return {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "model_max_length": max_len,
+        "truncation_side": "right",
+        **named,
+    }

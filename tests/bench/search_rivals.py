@@ -1,0 +1,121 @@
+"""Optimisers that are no part of the product, for search_methods.py.
+
+pymoo's NSGA-II (installed by hand: pip install pymoo) and LINAS as we read its paper (Cummings et
+al. 2022, arXiv 2202.12954): populations of 50; from the second on, cheap predictors of every
+objective, trained on all that was evaluated, are searched by NSGA-II, and the best new settings of
+that are evaluated. Both get the free budget check: what breaks a budget is not evaluated and does
+not count.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from dynsearch.search.pareto import non_dominated
+
+POPULATION = 50
+_BAD = 1e3  # stands for the objectives of what breaks a budget
+
+
+def pymoo_nsga2(problem: Any, evaluations: int, seed: int) -> np.ndarray:
+    """Points in the order of evaluation [n, 2]."""
+    points: list[np.ndarray] = []
+
+    def evaluate(X: np.ndarray) -> np.ndarray:
+        found = problem.evaluate(X)
+        points.extend(found)
+        return found
+
+    _nsga2(problem, evaluate, lambda: len(points) < evaluations, POPULATION, seed)
+    return np.array(points[:evaluations])
+
+
+def pooled_front(problem: Any, runs: int) -> np.ndarray:
+    """Best points known of a problem without an exact front: long runs of NSGA-II, pooled."""
+    pools = []
+    for seed in range(runs):
+        generations = iter(range(500))
+        found = _nsga2(
+            problem, problem.evaluate, lambda g=generations: next(g, None) is not None, 200, seed
+        )
+        pools.append(problem.evaluate(found))
+    points = np.concatenate(pools)
+    return points[non_dominated(points)]
+
+
+def linas(problem: Any, evaluations: int, seed: int) -> np.ndarray:
+    """Points in the order of evaluation [n, 2]."""
+    rng = np.random.default_rng(seed)
+    X = _feasible(problem, rng, POPULATION)
+    F = problem.evaluate(X)
+    while len(F) < evaluations:
+        predict = _ridge(problem, X, F)
+        generations = iter(range(60))
+        found = _nsga2(
+            problem, predict, lambda g=generations: next(g, None) is not None, POPULATION, seed
+        )
+        known = {row.tobytes() for row in X}
+        new = np.array([row for row in found if row.tobytes() not in known])
+        if len(new) < POPULATION:
+            more = _feasible(problem, rng, POPULATION - len(new))
+            new = np.concatenate([new.reshape(-1, X.shape[1]), more])
+        X, F = np.concatenate([X, new]), np.concatenate([F, problem.evaluate(new)])
+    return F[:evaluations]
+
+
+def _feasible(problem: Any, rng: np.random.Generator, n: int) -> np.ndarray:
+    rows = np.empty((0, problem.low.size))
+    while len(rows) < n:
+        drawn = problem.draw(rng, 512)
+        rows = np.concatenate([rows, drawn[(problem.budgets(drawn) <= 1.0).all(axis=1)]])
+    return rows[:n]
+
+
+def _ridge(problem: Any, X: np.ndarray, F: np.ndarray) -> Any:
+    """Ridge regression of log objectives on one-hot settings (floats as they are)."""
+
+    def inputs(rows: np.ndarray) -> np.ndarray:
+        columns = [np.ones((len(rows), 1))]
+        for i, real in enumerate(problem.is_float):
+            kinds = np.arange(problem.low[i], problem.high[i] + 1)
+            columns.append(rows[:, [i]] if real else (rows[:, [i]] == kinds).astype(float))
+        return np.concatenate(columns, axis=1)
+
+    A = inputs(X)
+    weights = np.linalg.solve(A.T @ A + 0.1 * np.eye(A.shape[1]), A.T @ np.log(F))
+    return lambda rows: inputs(rows) @ weights
+
+
+def _nsga2(problem: Any, evaluate: Any, goes_on: Any, size: int, seed: int) -> np.ndarray:
+    """Feasible settings of the last population [n, G], the front first."""
+    from pymoo.algorithms.moo.nsga2 import NSGA2
+    from pymoo.core.evaluator import Evaluator
+    from pymoo.core.problem import Problem
+    from pymoo.core.repair import Repair
+    from pymoo.core.termination import NoTermination
+    from pymoo.problems.static import StaticProblem
+
+    class Rounded(Repair):
+        def _do(self, _: Any, X: np.ndarray, **__: Any) -> np.ndarray:
+            return np.where(problem.is_float, X, np.rint(X))
+
+    bounds = {"xl": problem.low, "xu": problem.high}
+    asked = Problem(n_var=problem.low.size, n_obj=2, n_ieq_constr=2, **bounds)
+    algorithm = NSGA2(pop_size=size, repair=Rounded())
+    algorithm.setup(asked, termination=NoTermination(), seed=seed, verbose=False)
+    while goes_on():
+        population = algorithm.ask()
+        X = np.asarray(population.get("X"), dtype=float)
+        G = problem.budgets(X) - 1.0
+        F = np.full((len(X), 2), _BAD)
+        fits = (G <= 0.0).all(axis=1)
+        if fits.any():
+            F[fits] = evaluate(X[fits])
+        Evaluator().eval(StaticProblem(asked, F=F, G=G), population)
+        algorithm.tell(infills=population)
+    X, F, G = (np.asarray(algorithm.pop.get(name), dtype=float) for name in "XFG")
+    X, F = X[(G <= 0.0).all(axis=1)], F[(G <= 0.0).all(axis=1)]
+    best = non_dominated(F)
+    return np.concatenate([X[best], X[~best]])

@@ -1,0 +1,97 @@
+"""What calibrates onnxruntime times the networks that its operator tables say it times."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cost_models.calibrate import measure
+from cost_models.calibrate.plan import make_plan, ops_of
+from dynsearch.bench_onnx import UNCALIBRATED, profile_of
+from search_spaces.candidate import Backbone
+from search_spaces.errors import InputError
+from search_spaces.ops import KIND
+
+pytest.importorskip("onnx", reason="the extra onnx is not installed")
+pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
+import onnxruntime
+
+from dynsearch import measure_onnx
+
+TINY = Backbone(
+    name="tiny", num_layers=6, hidden_size=32, num_heads=4, ffn_size=64, vocab_size=99, max_len=512
+)
+PLAN = measure_onnx.onnx_plan(TINY)
+CHAINS = [
+    i for i in PLAN if i["op"] == "chain" and (i["batch"], i["tokens"]) in ((8, 24), (8, 128))
+]
+
+
+def test_the_plan_holds_formats_and_operators_that_graphs_have_and_whole_networks() -> None:
+    assert {i["op"] for i in PLAN} == {"matmul", "chain", "copy"}
+    assert {i["dtype"] for i in PLAN} == {"fp32", "int8"}
+    assert all(i["ends"] for i in PLAN if i["op"] == "chain")
+    assert [i["id"] for i in PLAN] == list(range(len(PLAN)))
+    theirs = [i for i in make_plan(TINY) if i["op"] == "chain" and i["dtype"] == "fp32"]
+    assert len(theirs) == sum(i["op"] == "chain" and i["dtype"] == "fp32" for i in PLAN)
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "int8"])
+def test_networks_have_the_matrices_and_rows_that_their_operator_table_has(
+    dtype: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measure_onnx, "VOCABULARY", 99)
+    seen: list[list[tuple[str, int]]] = []
+    for item in (i for i in CHAINS if i["dtype"] == dtype):
+        network = measure_onnx._network(item, 0, 1)
+        lengths = measure._lengths(item["batch"], item["tokens"])
+        ids = np.zeros((item["batch"], item["tokens"]), dtype=np.int64)
+        found = network.run(ids, lengths)
+        assert (found.exit_layer == item["depth"]).all()
+        checks, ops = item.get("checks", 0), ops_of(item, TINY)
+        assert len(network.stages) == checks + 1
+        hosts = int(ops.count[ops.kind == KIND["host_sync"]].sum())
+        routed = item["depth"] if item.get("experts", 1) > 1 else 0
+        assert hosts >= checks
+        drops = sum(len(stage.keep_rate) for stage in network.stages)
+        assert drops == int((ops.kind == KIND["attention_importance"]).sum())
+        seen.append([("drops", drops), ("routed", routed), ("checks", checks)])
+    assert len({str(s) for s in seen}) > 3
+
+
+def test_a_round_times_every_kind_of_item_and_calls_are_taken_off_matrices(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measure_onnx, "VOCABULARY", 99)
+    few = [i for i in PLAN if i["op"] == "matmul" and i["m"] == 8][::5]
+    items = [*few, *CHAINS[::7]]
+    rows = tmp_path / "rows.jsonl"
+    build = measure_onnx.builder(1)
+    measure.run_plan(items, rows, seconds=0.0, threads=1, builder=build)
+    before = {r["id"]: r["seconds"] for r in map(json.loads, rows.read_text().splitlines())}
+    assert set(before) == {i["id"] for i in items}
+    monkeypatch.setattr(measure_onnx, "idle_seconds", lambda threads: 1e-6)
+    measure_onnx.net_of_calls(items, rows, 1)
+    after = {r["id"]: r["seconds"] for r in map(json.loads, rows.read_text().splitlines())}
+    for item in items:
+        off = 1e-6 if item["op"] == "matmul" else 0.0
+        want = max(before[item["id"]] - off, before[item["id"]] / 2 if off else 0.0)
+        assert after[item["id"]] == pytest.approx(want)
+
+
+def test_the_runtime_names_its_version_and_others_are_refused() -> None:
+    found = measure_onnx.runtime_of("onnxruntime")
+    assert found.driver == f"onnxruntime {onnxruntime.__version__}"
+    with pytest.raises(InputError, match="must be torch or onnxruntime"):
+        measure_onnx.runtime_of("tflite")
+
+
+def test_a_machine_that_was_not_calibrated_on_a_runtime_has_no_profile_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DYNSEARCH_CACHE", str(tmp_path))
+    assert profile_of(1, "onnxruntime") is None
+    assert "calibrate --runtime" in UNCALIBRATED
