@@ -28,7 +28,7 @@ from search_spaces.candidate import DTYPE_BYTES, DTYPES, EXIT_BATCHING, Candidat
 from search_spaces.errors import InputError, Problem
 from search_spaces.lowering.encoder import (
     LayerShapes,
-    lower_embedding,
+    lower_entry,
     lower_exit_check,
     lower_layers,
 )
@@ -278,7 +278,7 @@ class _Pricer:
         parts = [
             self._sum(case, self._layers(row, layer, n_in, n_ffn, batch, drops), row, weight),
             self._sum(case, *self._heads(case, n_ffn, batch)),
-            self._sum(case, self._embedding(case), np.arange(len(c)), np.ones(len(c))),
+            self._sum(case, self._entry(case, n_in[:, 0]), np.arange(len(c)), np.ones(len(c))),
         ]
         start = np.array([[call_overhead_s(d, name) for name in DTYPES] for d in self.devices])
         return _Times(
@@ -342,13 +342,14 @@ class _Pricer:
         )
         return (ops, inverse), row, case.weight[row, layer]
 
-    def _embedding(self, case: _Case) -> tuple[OpTable, I64]:
+    def _entry(self, case: _Case, kept: I64) -> tuple[OpTable, I64]:
         c = self.candidates
         key = (case.first.astype(np.int64) << 3) | c.dtype
+        key = (key << _BITS["n_in"]) | kept
         _, first, inverse = np.unique(key, return_index=True, return_inverse=True)
         batch = case.first[first].astype(np.int64)
-        ops = lower_embedding(
-            c.backbone, batch=batch, n=np.full(first.size, case.length), dtype=c.dtype[first]
+        ops = lower_entry(
+            c.backbone, batch=batch, n=case.length, kept=kept[first], dtype=c.dtype[first]
         )
         return ops, inverse
 

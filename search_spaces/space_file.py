@@ -195,7 +195,8 @@ def _layers(
         reader.fail(key, list(layers), f"must ascend: {sorted(set(layers))}")
     for layer in layers:
         if not first <= layer <= num_layers:
-            reader.fail(key, layer, f"layers are numbered {first}..{num_layers}")
+            nought = "" if first else ", 0 stands before the first"
+            reader.fail(key, layer, f"layers are numbered 1..{num_layers}{nought}")
 
 
 def _known(reader: Reader, values: tuple[str, ...], known: tuple[str, ...], key: str) -> None:

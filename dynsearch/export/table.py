@@ -184,7 +184,9 @@ def _candidate_columns(candidate: dict[str, Any]) -> dict[str, Any]:
         "exit_patience": exits.get("patience"),
         "exit_temperature": exits.get("temperature"),
         "exit_batching": candidate.get("exit_batching"),
-        "skim_layers": _join(layer for s in skims for layer in s["layers"]),
+        "skim_layers": _join(
+            x - (s["point"] == "before_layer") for s in skims for x in s["layers"]
+        ),
         "keep_rate": _join(rate for s in skims for rate in s["keep_rate"]),
         "expert_layers": _join(moe.get("layers", ())),
         "num_experts": _join(moe.get("num_experts", ())),

@@ -48,6 +48,8 @@ def reachable(weights: Weights, candidate: Candidate) -> Weights:
         kind, layer, *rest = name.split(".")
         if kind == "heads":
             return int(layer) in heads
+        if kind == "scorer":
+            return bool(schedule["keep_before"][0] < 1.0)
         if kind != "layers":
             return True
         place = int(layer)

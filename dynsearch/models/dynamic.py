@@ -346,7 +346,7 @@ class DynamicEncoder:
         if plan.token_routing:
             return self._ffn_by_token(layer, state, experts, top_k, router, base, record)
         scores = functional.linear(
-            self._pool(state), w[router + "weight"], w[router + "bias"]
+            self.pool(state), w[router + "weight"], w[router + "bias"]
         )  # [B, E]
         chosen = scores.topk(top_k, dim=-1).indices.numpy()  # the host reads the choice
         if record is not None:

@@ -24,9 +24,8 @@ from search_spaces.candidate import (
 from search_spaces.lowering.encoder import (
     LayerShapes,
     lower_compaction,
-    lower_embedding,
+    lower_entry,
     lower_exit_check,
-    lower_input_choice,
     lower_layers,
 )
 from search_spaces.ops import OpTable
@@ -129,13 +128,9 @@ def lower_stages(
         for check in (True, False)
     ]
     start = {"batch": b[first], "n": grid[g[first]], "dtype": dtype[first]}
-    entry = lower_embedding(net, **start)
-    enters = layer_schedule(outer)["keep_before"][0]
-    if enters < 1.0:
-        kept = keep_counts(grid[g[first]], enters)
-        entry = OpTable.concat([entry, lower_input_choice(net, kept=kept, **start)])
+    kept = keep_counts(grid[g[first]], layer_schedule(outer)["keep_before"][0])
     tables = [
-        (entry, shape[1:]),
+        (lower_entry(net, kept=kept, **start), shape[1:]),
         (lower_layers(net, layers), shape),
         (heads[0], shape),
         (heads[1], shape),

@@ -38,8 +38,8 @@ from search_spaces.lowering.experts import (
 from search_spaces.lowering.heads import (
     lower_compaction,
     lower_embedding,
+    lower_entry,
     lower_exit_check,
-    lower_input_choice,
     require_encoder,
 )
 from search_spaces.lowering.rows import (
@@ -62,9 +62,9 @@ __all__ = [
     "lower",
     "lower_compaction",
     "lower_embedding",
+    "lower_entry",
     "lower_exit_check",
     "lower_expert_overheads",
-    "lower_input_choice",
     "lower_layers",
 ]
 
@@ -191,14 +191,10 @@ def lower(
         check=~last[heads],
         pooling=candidates.pooling[at],
     )
-    few = np.flatnonzero(n_in[:, 0] < longest)
-    choice = lower_input_choice(
-        backbone, batch=batch, n=longest, kept=n_in[few, 0], dtype=candidates.dtype[few]
-    )
+    entry = {"batch": batch, "n": longest, "kept": n_in[:, 0], "dtype": candidates.dtype}
     return OpTable.concat(
         [
-            lower_embedding(backbone, batch=batch, n=longest, dtype=candidates.dtype),
-            _relabel(choice, few),
+            lower_entry(backbone, **entry),
             _relabel(lower_layers(backbone, shapes), row),
             _relabel(checks, at),
         ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -162,23 +164,40 @@ def lower_token_choice(
     return rows.table()
 
 
-def lower_input_choice(
+def lower_entry(
     backbone: Backbone, *, batch: ArrayLike, n: ArrayLike, kept: ArrayLike, dtype: ArrayLike
 ) -> OpTable:
-    """Tokens chosen between embedding and first layer by a scorer of SCORER_WIDTH units.
+    """Embedding and, where fewer tokens enter the first layer, their choice, as layer 0.
+
+    Who stays is decided by a scorer of SCORER_WIDTH units that reads embeddings.
 
     Args:
         backbone: Geometry.
-        batch: Sequences [R].
-        n: Tokens per sequence before [R].
-        kept: Tokens per sequence that stay [R].
+        batch: Live sequences [R].
+        n: Padded tokens per sequence [R].
+        kept: Tokens per sequence that enter the first layer [R].
         dtype: Index into DTYPES [R].
 
     Returns:
-        Table whose `candidate` is the row r, all in layer 0.
+        Table whose `candidate` is the row r.
+
+    Raises:
+        InputError: the backbone is not an encoder.
     """
-    return lower_token_choice(
-        backbone, layer=0, batch=batch, n=n, kept=kept, dtype=dtype, hidden=SCORER_WIDTH
+    batches, tokens, stay, dtypes = broadcast(batch, n, kept, dtype)
+    few = np.flatnonzero(stay < tokens)
+    choice = lower_token_choice(
+        backbone,
+        layer=0,
+        batch=batches[few],
+        n=tokens[few],
+        kept=stay[few],
+        dtype=dtypes[few],
+        hidden=SCORER_WIDTH,
+    )
+    choice = replace(choice, candidate=few[choice.candidate])
+    return OpTable.concat(
+        [lower_embedding(backbone, batch=batches, n=tokens, dtype=dtypes), choice]
     )
 
 

@@ -7,19 +7,22 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.special
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dynsearch.models import dynamic
-from dynsearch.models.dynamic import DynamicEncoder, Plan, Record, full_plan
+from dynsearch.models.dynamic import DynamicEncoder, Plan, Record, State, full_plan
 from dynsearch.models.experts import split_experts
 from dynsearch.models.tokens import Tokens, load_tokenizer, tokenize
 from dynsearch.models.weights import encoder_config, read_backbone, read_pretrained
+from dynsearch.quality.lesson import add_scorer
 from dynsearch.quality.training import add_heads
 from dynsearch.testing import tiny_model, tiny_texts
 from search_spaces.candidate import keep_counts
 from search_spaces.skims import attention_received
+from search_spaces.tokens import SCORER_WIDTH
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +39,11 @@ def tokens(folder: Path) -> Tokens:
 def model(folder: Path, tokens: Tokens) -> DynamicEncoder:
     config = encoder_config(read_backbone(folder), num_classes=3, norm_eps=1e-12)
     weights = add_heads(config, read_pretrained(folder), 0)
-    return DynamicEncoder(*split_experts(config, weights, tokens, (4, 8), 0))
+    config, weights = split_experts(config, weights, tokens, (4, 8), 0)
+    weights = add_scorer(config.hidden_size, weights, 0)
+    make = torch.Generator().manual_seed(0)
+    weights["scorer.out.weight"] = torch.randn(1, SCORER_WIDTH, generator=make)
+    return DynamicEncoder(config, weights)
 
 
 def exits(plan: Plan, where: dict[int, float], **changes: object) -> Plan:
@@ -49,6 +56,7 @@ NEAR = {"atol": 1e-5, "rtol": 1e-5}
 PLANS = {
     "full": {},
     "skim": {"keep_rate": (0.75, 0.5, 0.5, 0.25)},
+    "skim before all": {"keep_input": 0.5, "keep_rate": (0.5, 0.25, 0.25, 0.25)},
     "experts by sequence": {"num_experts": (4, 8, 1, 4), "top_k": (1, 4, 1, 2)},
     "experts by token": {
         "num_experts": (1, 8, 4, 4),
@@ -123,6 +131,27 @@ def test_a_sample_never_depends_on_its_batch_mates(model, tokens, name):
             alone = model.pooled(plan, *tokens.batch(np.array([i])))
             for a, b in zip(alone, together, strict=True):
                 torch.testing.assert_close(a[0], b[i], atol=5e-6, rtol=1e-4)
+
+
+def test_before_the_first_layer_tokens_of_least_score_are_dropped(model, tokens):
+    """An independent, per-sample reading: the rest of the text, in order, as a text of its own."""
+    plan = replace(full_plan(model.config), keep_input=0.5, keep_rate=(0.5, 0.5, 0.5, 0.5))
+    ids, n = tokens.batch(np.arange(6))
+    w = {k: v.double().numpy() for k, v in model.weights.items() if "scorer" in k}
+    with torch.no_grad():
+        found = model.pooled(plan, ids, n)
+        for i in range(6):
+            x = model.start(ids[i : i + 1, : n[i]], n[i : i + 1]).x
+            inner = x[0].double().numpy() @ w["scorer.hidden.weight"].T + w["scorer.hidden.bias"]
+            inner = inner * (1 + scipy.special.erf(inner / np.sqrt(2))) / 2
+            score = (inner @ w["scorer.out.weight"].T)[:, 0]
+            score[0] = np.inf
+            stay = np.sort(np.argsort(-score)[: keep_counts(n[i], np.array(0.5))])
+            count = np.array([len(stay)])
+            state = State(x=x[:, stay], n=count, original=count)
+            for layer in range(4):
+                state = model._layer(layer, state, full_plan(model.config))
+                torch.testing.assert_close(found[layer][i], model.pool(state)[0], **NEAR)
 
 
 def test_skimming_of_long_texts_asks_few_queries(model, tokens, few_queries):

@@ -28,6 +28,7 @@ from dynsearch.quality.training import WORDS, Labelled, Training, add_heads, fin
 from dynsearch.testing import tiny_data, tiny_model
 from search_spaces.candidate import Candidate, Exits, Experts, Skim
 from search_spaces.errors import InputError
+from search_spaces.tokens import SCORER_WIDTH
 
 TRAINING = Training(epochs=4, learning_rate=1e-3, head_learning_rate=3e-3, threads=1, max_len=24)
 
@@ -140,9 +141,11 @@ def test_sampled_sub_networks_are_legal_and_varied(quality):
     rng = np.random.default_rng(0)
     plans = [sample_plan(quality.config, rng) for _ in range(200)]
     assert len({p.keep_rate for p in plans}) > 10
+    assert 0.2 < np.mean([p.keep_input < 1.0 for p in plans]) < 0.6
     assert len({p.num_experts for p in plans}) > 10
     for p in plans:
-        assert list(p.keep_rate) == sorted(p.keep_rate, reverse=True)
+        rates = [p.keep_input, *p.keep_rate]
+        assert rates == sorted(rates, reverse=True)
         assert all(0 < k < e or k == e == 1 for k, e in zip(p.top_k, p.num_experts, strict=True))
 
 
@@ -176,9 +179,17 @@ def test_cache_key_changes_with_everything_but_threads():
         assert supernet_key(**{**base, **change}) != key
 
 
+BEFORE = Skim(
+    layers=(1,),
+    keep_rate=(0.5,),
+    score="learned",
+    point="before_layer",
+    gate_width=SCORER_WIDTH,
+)
 OUTER = {
     "full": {},
     "skim": {"skim": (Skim(layers=(1, 3), keep_rate=(0.75, 0.5)),)},
+    "skim before all": {"skim": (BEFORE, Skim(layers=(2,), keep_rate=(0.25,)))},
     "experts": {"moe": Experts(layers=(1, 2, 4), num_experts=(4, 8, 8), top_k=(1, 4, 2))},
     "joint": {
         "skim": (Skim(layers=(2,), keep_rate=(0.5,)),),
@@ -213,6 +224,15 @@ def test_a_trace_counts_the_tokens_that_execution_processes(folder, quality):
     dropped = half < n
     assert np.isfinite(trace.aux["skim_gap"][dropped, 1]).all()
     assert np.isinf(trace.aux["skim_gap"][:, 0]).all()
+
+
+def test_tokens_that_are_dropped_before_all_layers_enter_none(folder, quality):
+    trace = quality.record(candidate(folder, **OUTER["skim before all"]), "search")
+    n = trace.lengths
+    half = np.minimum(n, np.maximum(2, np.ceil(0.5 * n - 1e-9)))
+    np.testing.assert_array_equal(trace.tokens_layer[:, 0], half)
+    np.testing.assert_array_equal(trace.tokens_ffn[:, 0], half)
+    assert np.isfinite(trace.aux["skim_gap"][half < n, 0]).all()
 
 
 @pytest.mark.parametrize("batching", ["serial", "compact", "wait_all"])

@@ -27,6 +27,7 @@ from search_spaces import (
 )
 from search_spaces.candidate import stack
 from search_spaces.exits import exit_criterion
+from search_spaces.validity import not_lowered
 
 BACKBONE = load_backbone("minilm-l6")
 TABLE: dict[str, Any] = {
@@ -155,6 +156,47 @@ def test_keep_rates_never_increase_after_decoding() -> None:
     params = SPACE.full_params() | {"keep_after_1": 0.5, "keep_after_3": 1.0}
     assert SPACE.normalise(params)["keep_after_3"] == 0.5
     assert SPACE.decode(params).skim == (Skim(layers=(1,), keep_rate=(0.5,)),)
+
+
+def test_layer_nought_drops_tokens_before_the_first_layer_by_learned_scores() -> None:
+    table = {"skim": {"layers": [0, 2], "keep": [1.0, 0.5, 0.25]}}
+    space = SearchSpace.from_dict(table, backbone=BACKBONE)
+    both = space.decode({"dtype": "fp32", "keep_after_0": 0.5, "keep_after_2": 0.25})
+    assert [(s.point, s.score, s.layers, s.keep_rate) for s in both.skim] == [
+        ("before_layer", "learned", (1,), (0.5,)),
+        ("after_attn", "attention_received", (2,), (0.25,)),
+    ]
+    batch = stack([both])
+    np.testing.assert_array_equal(batch.keep_before[0], [0.5, 0.5, 0.25, 0.25, 0.25, 0.25])
+    np.testing.assert_array_equal(batch.keep_rate[0], [0.5, 0.25, 0.25, 0.25, 0.25, 0.25])
+    assert batch.row(0) == both
+    assert not check(both)
+    assert not not_lowered(both)
+    for params in all_settings(space):
+        assert space.encode(space.decode(params)) == space.normalise(params)
+    drawn = space.sample(np.random.default_rng(0), 60)
+    assert same(stack([drawn.row(i) for i in range(60)]), drawn)
+    early = space.decode({"dtype": "fp32", "keep_after_0": 0.25, "keep_after_2": 0.5})
+    assert [s.point for s in early.skim] == ["before_layer"]
+
+
+@pytest.mark.parametrize(
+    ("change", "key", "way"),
+    [
+        ({"layers": (2,)}, "skim.layers", "(1,)"),
+        ({"score": "attention_received"}, "skim.score", "learned"),
+        ({"gate_width": 7}, "skim.gate_width", "32"),
+    ],
+)
+def test_other_rankings_before_a_layer_can_be_described_and_are_not_run(
+    change: dict[str, Any], key: str, way: str
+) -> None:
+    known = {"score": "learned", "point": "before_layer", "gate_width": 32}
+    skim = Skim(layers=(1,), keep_rate=(0.5,), **known)
+    (finding,) = not_lowered(
+        Candidate(backbone=BACKBONE, depth=6, skim=(replace(skim, **change),))
+    )
+    assert (finding.key, str(finding.nearest)) == (key, way)
 
 
 def test_choosing_all_experts_is_the_dense_network() -> None:

@@ -13,6 +13,7 @@ from dynsearch.sim.stages import GRID_POINTS
 from search_spaces.candidate import Backbone, Candidate, Exits, Experts, Skim, stack
 from search_spaces.errors import InputError
 from search_spaces.lowering.encoder import lower_compaction, lower_exit_check
+from search_spaces.tokens import SCORER_WIDTH
 from search_spaces.workload import Workload
 
 NET = Backbone(
@@ -32,10 +33,14 @@ OUTER = Candidate(
 )
 DEVICES = [load_device(name) for name in ("generic-x86-avx2", "nvidia-a100-80g-sxm")]
 PLAIN = Candidate(backbone=NET, depth=4)
+LEARNED = {"score": "learned", "point": "before_layer", "gate_width": SCORER_WIDTH}
+BEFORE = Candidate(
+    backbone=NET, depth=4, skim=(Skim(layers=(1,), keep_rate=(0.5,), **LEARNED), *OUTER.skim)
+)
 
 
 @pytest.mark.parametrize("mode", ["serial", "compact"])
-@pytest.mark.parametrize("outer", [PLAIN, OUTER])
+@pytest.mark.parametrize("outer", [PLAIN, OUTER, BEFORE])
 @pytest.mark.parametrize("layers", [(), (1, 3)])
 def test_stages_add_up_to_the_worst_case_of_the_whole_candidate(
     outer: Candidate, layers: tuple[int, ...], mode: str

@@ -31,7 +31,12 @@ from search_spaces import (
     lower_layers,
     stack,
 )
-from search_spaces.lowering.encoder import expected_experts, lower_expert_overheads
+from search_spaces.lowering.encoder import (
+    expected_experts,
+    lower_entry,
+    lower_expert_overheads,
+)
+from search_spaces.tokens import SCORER_WIDTH
 
 BERT = load_backbone("bert-base")
 MINI = load_backbone("minilm-l6")
@@ -399,6 +404,26 @@ def test_whole_candidates_cost_what_a_loop_over_layers_says(seed: int, n: int, b
     got = per_row(table, matmuls + attention, 4)
     expected = [by_hand(candidates.row(i), n, batch, 3) for i in range(4)]
     assert got.tolist() == pytest.approx(expected, rel=1e-12)
+
+
+def test_layers_after_a_drop_before_the_first_are_those_of_a_shorter_text() -> None:
+    learned = {"score": "learned", "point": "before_layer", "gate_width": SCORER_WIDTH}
+    skim = Skim(layers=(1,), keep_rate=(0.25,), **learned)
+    half = stack([Candidate(backbone=MINI, depth=3, skim=(skim,))])
+    plain = stack([Candidate(backbone=MINI, depth=3)])
+    long, short = (
+        lower(batch, lengths=n, batch=2, num_classes=3) for batch, n in ((half, 80), (plain, 20))
+    )
+    entry = lower_entry(MINI, batch=2, n=80, kept=[80, 20], dtype=0)
+    before = lower_embedding(MINI, batch=2, n=20, dtype=0)
+    layers = short.flops.sum() - before.flops.sum()
+    assert long.flops.sum() == layers + entry.flops[entry.candidate == 1].sum()
+    scorer = 2 * 2 * 80 * (MINI.hidden_size * SCORER_WIDTH + SCORER_WIDTH)
+    assert only(entry, "matmul").flops.sum() == scorer
+    assert (
+        entry.flops[entry.candidate == 0].sum()
+        == lower_embedding(MINI, batch=2, n=80, dtype=0).flops.sum()
+    )
 
 
 @given(seed=st.integers(0, 10_000))
