@@ -23,6 +23,7 @@ from cost_models.price import Z90
 def test_the_quantile_is_the_conformal_rank() -> None:
     assert quantile(np.arange(1.0, 100.0)) == 90  # rank 0.9 (99 + 1)
     assert quantile(np.arange(1.0, 6.0)) == 5  # too few: the largest
+    assert quantile(np.arange(1.0, 21.0)) == 19  # rank 0.9 (20 + 1), not 0.9 20
 
 
 def test_weights_count_as_that_many_rows() -> None:
