@@ -73,9 +73,7 @@ def _step(candidate: Candidate, layer: int, batch: int, source: int, units: int)
     return rows.table()
 
 
-def _decisions(
-    candidate: Candidate, skim: Skim, batch: int, tokens: int, steps: float
-) -> OpTable:
+def _decisions(candidate: Candidate, skim: Skim, batch: int, tokens: int, steps: float) -> OpTable:
     """What decides which steps are run: before each token, or after some of those read."""
     rows, d = _rows(candidate, 0), candidate.backbone.hidden_size
     width, jumps = skim.gate_width or d, skim.mechanism == "jump"
