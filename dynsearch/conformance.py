@@ -1,4 +1,4 @@
-"""What any rule file must hold, the project's own or a user's: called by its tests.
+"""What any exit file must hold, the project's own or a user's: called by its tests.
 
 Each suite draws small random cases from a seed, tries one claim after another and raises
 `AssertionError` with the claims that broke; a file that passes can be replayed, simulated and
@@ -60,7 +60,7 @@ def check_criterion(criterion: ExitCriterion, *, seed: int = 0, rows: int = 40) 
         exits = sample_exits(criterion, 4)
         seen = sample_evidence(criterion, exits, rng, rows=rows, classes=classes)
         faults += _criterion_faults(criterion, exits, seen, classes)
-    _report(f"criterion {criterion.kind}", faults)
+    report(f"criterion {criterion.kind}", faults)
 
 
 def check_aggregator(aggregator: Aggregator, *, seed: int = 0, rows: int = 40) -> None:
@@ -76,7 +76,7 @@ def check_aggregator(aggregator: Aggregator, *, seed: int = 0, rows: int = 40) -
     rng = np.random.default_rng(seed)
     exits = Exits(layers=(1, 2, 4, 5), aggregator=aggregator.kind)
     layers = np.array([*exits.layers, 6])
-    logits = _frozen(rng.normal(size=(rows, layers.size, 4)) * 3.0 + 1.0)
+    logits = frozen(rng.normal(size=(rows, layers.size, 4)) * 3.0 + 1.0)
     together = aggregator.combine(logits, layers, 6, exits)
     faults = []
     if together.shape != logits.shape or together.dtype != np.float64:
@@ -95,7 +95,7 @@ def check_aggregator(aggregator: Aggregator, *, seed: int = 0, rows: int = 40) -
     )
     if not np.allclose(alone, together, atol=CLOSE):
         faults.append("a row answers otherwise alone")
-    _report(f"aggregator {aggregator.kind}", faults)
+    report(f"aggregator {aggregator.kind}", faults)
 
 
 def sample_exits(criterion: ExitCriterion, count: int) -> Exits:
@@ -123,7 +123,7 @@ def sample_evidence(
 ) -> Evidence:
     """Random evidence with the declared arrays and no others."""
     size = (rows, len(exits.layers))
-    logits = _frozen(rng.normal(size=(*size, classes)) * 2.0)
+    logits = frozen(rng.normal(size=(*size, classes)) * 2.0)
     draws: dict[str, Callable[[], NDArray[Any]]] = {
         "position": lambda: np.repeat(rng.integers(0, 40, (rows, 1)), size[1], axis=1),
         "planned_layer": lambda: np.repeat(rng.integers(1, 9, (rows, 1)), size[1], axis=1),
@@ -136,7 +136,7 @@ def sample_evidence(
         votes=np.asarray(logits.argmax(axis=-1), dtype=np.int64),
         layers=np.array(exits.layers, dtype=np.int64),
         temperature=np.ones(size[1]),
-        aux=DeclaredOnly({k: _frozen(v.astype(np.float64)) for k, v in arrays.items()}),
+        aux=DeclaredOnly({k: frozen(v.astype(np.float64)) for k, v in arrays.items()}),
     )
 
 
@@ -194,13 +194,13 @@ def _sureness_faults(
         logits = np.zeros(seen.logits.shape)
         logits[..., 0] = 60.0
         votes = np.zeros(seen.votes.shape, dtype=np.int64)
-        certain = criterion.scores(exits, replace(seen, logits=_frozen(logits), votes=votes))
+        certain = criterion.scores(exits, replace(seen, logits=frozen(logits), votes=votes))
         if (certain < together - CLOSE).any():
             faults.append("certain and unanimous exits score below others")
     for name in criterion.aux:
         arrays = dict(seen.aux)
         old = arrays[name]
-        arrays[name] = _frozen(np.minimum(old + 0.25, 1.0) if old.max() <= 1.0 else old + 1.0)
+        arrays[name] = frozen(np.minimum(old + 0.25, 1.0) if old.max() <= 1.0 else old + 1.0)
         moved = criterion.scores(exits, replace(seen, aux=DeclaredOnly(arrays))) - together
         if (moved > CLOSE).any() and (moved < -CLOSE).any():
             faults.append(f"scores rise here and fall there with the array {name!r}")
@@ -212,13 +212,14 @@ def _same(a: F64, b: F64) -> bool:
     return bool(np.allclose(a, b, rtol=CLOSE, atol=CLOSE))
 
 
-def _frozen(array: NDArray[Any]) -> NDArray[Any]:
+def frozen(array: NDArray[Any]) -> NDArray[Any]:
     """An array that nobody can write to: a rule that tries is at fault."""
     array.setflags(write=False)
     return array
 
 
-def _report(what: str, faults: list[str]) -> None:
+def report(what: str, faults: list[str]) -> None:
+    """Raise `AssertionError` with the claims that broke, each once; nothing where none did."""
     if faults:
         lines = "".join(f"\n  - {fault}" for fault in dict.fromkeys(faults))
         raise AssertionError(f"{what} does not conform:{lines}")

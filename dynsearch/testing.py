@@ -16,6 +16,8 @@ from safetensors.torch import save_file
 
 from dynsearch.conformance import check_aggregator as check_aggregator
 from dynsearch.conformance import check_criterion as check_criterion
+from dynsearch.conformance_tokens import check_router as check_router
+from dynsearch.conformance_tokens import check_skim as check_skim
 
 POSITIVE = ("good", "great", "fine", "warm", "bright", "clever", "funny", "moving")
 NEGATIVE = ("bad", "poor", "dull", "cold", "dark", "clumsy", "boring", "flat")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from functools import cache
 
+from search_spaces.errors import InputError
+from search_spaces.records import nearest
 from search_spaces.registry import scan
 from search_spaces.routers.base import Router
 
@@ -12,3 +14,16 @@ from search_spaces.routers.base import Router
 def routers() -> dict[str, Router]:
     """All routers by kind."""
     return scan("search_spaces.routers", "ROUTER")
+
+
+def router(kind: str) -> Router:
+    """The router of this kind.
+
+    Raises:
+        InputError: there is none; the message has the nearest name.
+    """
+    known = routers()
+    if kind not in known:
+        text = f"unknown router{nearest(kind, known)}"
+        raise InputError.one("arguments", "moe.router", kind, text)
+    return known[kind]

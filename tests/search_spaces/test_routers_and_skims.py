@@ -11,13 +11,15 @@ from hypothesis import strategies as st
 from search_spaces import keep_counts
 from search_spaces.registry import scan
 from search_spaces.routers import routers
-from search_spaces.skims import skim_scores
+from search_spaces.skims import skim_rules, skim_scores
+from search_spaces.vocabulary import MECHANISMS, ROUTERS
 
 SMALL = st.integers(0, 3).map(float)  # few values, so that ties are common
 
 
 def test_scanning_finds_the_shipped_methods() -> None:
-    assert set(routers()) == {"token_choice"}
+    assert set(routers()) == set(ROUTERS)
+    assert set(skim_rules()) == set(MECHANISMS)
     assert set(skim_scores()) == {"attention_received"}
 
 
@@ -27,7 +29,9 @@ def test_the_k_best_experts_win_and_ties_go_to_the_lower_number(
 ) -> None:
     k = data.draw(st.integers(1, len(scores)))
     expected = sorted(range(len(scores)), key=lambda e: (-scores[e], e))[:k]
-    assert routers()["token_choice"].select(np.array(scores), k).tolist() == expected
+    select = routers()["token_choice"].select
+    assert select is not None
+    assert select(np.array(scores), k).tolist() == expected
 
 
 @given(
