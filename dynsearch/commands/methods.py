@@ -115,7 +115,7 @@ def _show_list(result: dict[str, Any], out: TextIO) -> None:
 def _count(entries: list[dict[str, Any]]) -> str:
     own = sum(entry["same_as"] is None for entry in entries)
     text = f"{own} methods, and {len(entries) - own} that equal one of them in simulation"
-    return text + " (they differ in training alone)"
+    return text + " (they differ in training or calibration alone)"
 
 
 def _show_one(entry: dict[str, Any], out: TextIO) -> None:

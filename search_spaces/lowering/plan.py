@@ -27,11 +27,12 @@ class LayerPlan:
     """One sequence in the layers of a stack. All arrays [L]."""
 
     reach: F64  # executions of the layer
+    alive: F64  # of them and of those that a gate sends past it
     queries: I64  # tokens that its attention answers; 0: the layer does not run
     only_keys: I64  # tokens that have keys and values but ask nothing: they left earlier
     ffn: I64  # tokens that enter its feed-forward network
     ranks: Bool  # attention received decides who goes on
-    gated: I64  # tokens that a learned gate scores; 0: there is none
+    gated: I64  # tokens that a learned gate scores, or whose state is looked up; 0: none
     owed: F64  # tokens per execution, of those that skip the layer, whose keys are still made
 
 
@@ -50,6 +51,7 @@ def plan_layers(
     depth = stack_depth(candidate, stack)
     plan = LayerPlan(
         reach=np.ones(depth),
+        alive=np.ones(depth),
         queries=np.full(depth, tokens),
         only_keys=np.zeros(depth, dtype=np.int64),
         ffn=np.full(depth, tokens),
@@ -93,11 +95,11 @@ def _skim(plan: LayerPlan, skim: Skim, tokens: int, step: bool) -> None:
         at = layer - 1
         entering = int(plan.queries[at])
         learned = skim.mechanism in ("gate", "topk_router") or skim.score in ("learned", "router")
+        if learned or skim.mechanism == "lookup":
+            plan.gated[at] = entering
         if skim.mechanism == "lookup":
             plan.queries[at] = plan.ffn[at] = 0
             continue
-        if learned:
-            plan.gated[at] = entering
         if step:
             plan.reach[at] *= skim.keep_rate[i] if skim.keep_rate else 1.0
             continue
@@ -139,6 +141,7 @@ def _leave(
         alive[layer:] = max(share, 0.0)
     if exits.granularity == "sample" or step:
         plan.reach[:] *= alive
+        plan.alive[:] = alive
     elif stack == "encoder":
         live = np.ceil(plan.queries * alive - 1e-9).astype(np.int64)
         plan.only_keys[:] = plan.queries - live

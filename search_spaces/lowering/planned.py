@@ -64,7 +64,7 @@ def lower_plan(
     parts = []
     if ranked.any():
         parts.append(_ranked(candidate, plan, there[ranked], batch))
-    if not ranked.all():
+    if not ranked.all() or not there.size:
         parts.append(_layers(candidate, plan, there[~ranked], stack, batch, cached, source))
     table = times(OpTable.concat(parts), plan.reach)
     parts = [table, *_gates(candidate, plan, batch)]
@@ -129,7 +129,7 @@ def _layers(
         add_residual_norm(rows, batch * plan.queries[at], w.hidden, norm)
     tokens = batch * plan.ffn[at]
     layered = [folded(candidate, int(layer), stack) for layer in at]
-    routed = np.array([b.has_experts(int(x)) for b, x in zip(layered, at, strict=True)])
+    routed = np.array([b.has_experts(int(x)) for b, x in zip(layered, at, strict=True)], bool)
     add_ffn(rows, backbone, tokens, w.hidden, w.ffn, where=~routed & (tokens > 0))
     add_residual_norm(rows, tokens, w.hidden, norm)
     tables = [rows.table()]
@@ -199,11 +199,9 @@ def _gates(candidate: Candidate, plan: LayerPlan, batch: int) -> list[OpTable]:
         at = np.array([x - 1 for x in skim.layers if x <= plan.gated.size], dtype=np.int64)
         at = at[plan.gated[at] > 0]
         dtype = np.full_like(at, DTYPES.index(candidate.dtype))
-        if skim.mechanism == "lookup":
-            rows = Rows(np.zeros(1, dtype=np.int64), np.array([DTYPES.index(candidate.dtype)]))
-            moved = batch * int(plan.ffn.max())
-            order = skim.lookup_order or 1
-            rows.values("gather", [moved * order], h, moves=2, flops=1)
+        if skim.mechanism == "lookup" and at.size:
+            rows, moved = Rows(at[:1], dtype[:1]), batch * plan.gated[at[:1]]
+            rows.values("gather", moved * (skim.lookup_order or 1), h, moves=2, flops=1)
             parts.append(rows.table())
         elif at.size:
             kept = plan.ffn[at] if skim.module == "ffn" else plan.queries[at]
@@ -225,7 +223,7 @@ def _gates(candidate: Candidate, plan: LayerPlan, batch: int) -> list[OpTable]:
                 values = batch * plan.gated[at]
                 rows.values("elementwise", values, skim.gate_width, moves=2, flops=FLOPS_GELU)
                 parts.append(rows.table())
-    return [replace(part, candidate=np.zeros_like(part.candidate)) for part in parts]
+    return [times(replace(part, candidate=part.layer), plan.alive) for part in parts]
 
 
 def _owed(candidate: Candidate, at: I64, batch: int, cached: int) -> OpTable:

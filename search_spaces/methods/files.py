@@ -92,6 +92,9 @@ def read_method_file(data: Mapping[str, Any], file: object) -> Method:
         if name in table:
             values[name] = reader.record(cls, table[name], name)
     knobs = table.get("knobs", [])
+    if not isinstance(knobs, list | tuple):
+        reader.fail("knobs", knobs, "must be a list of tables, written [[knobs]] in TOML")
+        knobs = []
     values["knobs"] = tuple(reader.record(Knob, k, f"knobs[{i}]") for i, k in enumerate(knobs))
     if isinstance(values.get("check"), Check):
         _one_of(reader, "check.quantity", values["check"].quantity, QUANTITIES)

@@ -63,6 +63,24 @@ def test_experts_of_a_candidate_cost_what_those_of_a_backbone_do() -> None:
     assert flops(told, ("grouped_matmul",)) == flops(own, ("grouped_matmul",))
 
 
+@pytest.mark.parametrize("router", ["hash", "task", "random"])
+def test_a_router_that_reads_no_token_has_no_matrix(router: str) -> None:
+    moe = Experts(
+        layers=(3,),
+        num_experts=(64,),
+        top_k=(1,),
+        granularity="token",
+        origin="upcycled",
+        num_tasks=64 if router == "task" else None,
+        router=router,
+    )
+    scoring = replace(moe, router="token_choice", num_tasks=None)
+    blind, seeing = (
+        flops(lower_expected(replace(BERT, moe=m), Assumed(), tokens=40)) for m in (moe, scoring)
+    )
+    assert seeing - blind == 2 * 40 * 768 * 64
+
+
 @settings(max_examples=25, deadline=None)
 @given(st.integers(1, 11), st.floats(0.0, 1.0))
 def test_one_exit_costs_a_mixture_of_the_short_and_the_whole_network(
@@ -103,6 +121,34 @@ def test_dropped_tokens_are_gone_and_passing_ones_are_back_in_the_next_layer() -
 
     assert layer_flops(dropping) == [64, kept, kept]
     assert layer_flops(passing) == [64, 16, 64]
+
+
+def test_a_gate_is_paid_by_those_that_come_to_it() -> None:
+    gate = Skim(layers=(6,), mechanism="gate", score="learned", gate_width=64, keep_rate=(1.0,))
+    exits = Exits(layers=(4,), criterion="static")
+    gated, plain = (
+        flops(lower_expected(replace(BERT, skim=skim), Assumed(), tokens=64))
+        for skim in ((gate,), ())
+    )
+    assert gated - plain == 2 * 64 * (768 * 64 + 768)
+    early = replace(BERT, skim=(gate,), exits=exits)
+    assert flops(lower_expected(early, Assumed(), tokens=64)) == flops(
+        lower_expected(replace(BERT, exits=exits), Assumed(), tokens=64)
+    )
+
+
+def test_layers_that_a_table_replaces_do_not_run() -> None:
+    table = Skim(
+        layers=tuple(range(1, 13)),
+        mechanism="lookup",
+        point="before_layer",
+        skipped="alt_path",
+        lookup_order=3,
+    )
+    found = lower_expected(replace(BERT, skim=(table,)), Assumed(), tokens=64)
+    assert flops(found) == 2 * (768 * 768 + 768 * 2)
+    looked_up = found.take(found.kind == KIND["gather"])
+    assert 3 * 64 in looked_up.m
 
 
 def test_copied_states_still_need_keys_in_the_layers_that_are_skipped() -> None:

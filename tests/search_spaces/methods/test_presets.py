@@ -142,6 +142,20 @@ def test_a_stage_that_is_nowhere_is_refused() -> None:
         read_method_file(data, "mine.toml")
 
 
+def test_a_candidate_that_means_nothing_is_no_preset() -> None:
+    data = _table(method("deebert"))
+    data["candidate"] = {**data["candidate"], "depth": 13}
+    with pytest.raises(InputError, match=r"candidate\.depth = 13"):
+        read_method_file(data, "mine.toml")
+
+
+@pytest.mark.parametrize("shares", [[0.5], [0.2] * 11])
+def test_shares_that_do_not_fit_the_exits_are_refused(shares: list[float]) -> None:
+    data = _table(method("deebert")) | {"assumed": {"exit_share": shares}}
+    with pytest.raises(InputError, match=r"assumed\.exit_share"):
+        read_method_file(data, "mine.toml")
+
+
 def test_a_check_that_is_missed_does_not_hold() -> None:
     preset = method("deebert")
     wrong = replace(preset.check, expected=preset.check.expected * 1.05)
