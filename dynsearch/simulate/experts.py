@@ -175,7 +175,8 @@ def taken(plan: ExpertPlan) -> F64:
 def touched(plan: ExpertPlan, routed: I64) -> F64:
     """Experts that get work, from items routed [R]."""
     if plan.router in ("expert_choice", "balanced_assignment"):
-        return np.minimum(plan.num_experts, np.maximum(routed, 1)).astype(np.float64)
+        most: F64 = np.minimum(plan.num_experts, np.maximum(routed, 1)).astype(np.float64)
+        return most
     distinct, index = np.unique(routed, return_inverse=True)
     found = np.array([expected_touched(taken(plan), int(n)) for n in distinct])
     return np.maximum(found[index.ravel()], 1.0)

@@ -261,7 +261,7 @@ def _classifier(
     *,
     check: bool,
 ) -> OpTable:
-    """A head over pooled states, as the runnable model has them, or any other of the vocabulary."""
+    """A head over pooled states, as the runnable model has, or any other of the vocabulary."""
     net = as_encoder(candidate.backbone)
     zero = np.zeros_like(live)
     if kind in HEADS:
