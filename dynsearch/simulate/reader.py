@@ -107,6 +107,8 @@ def _most(setting: Setting, jumps: list[Skim]) -> tuple[int, int]:
     if not jumps:
         return longest, 0
     plan = jumps[0]
+    if plan.structural:
+        return longest, longest
     each = plan.read_tokens or 1
     rounds = -(-longest // each) if plan.max_jumps is None else plan.max_jumps
     if plan.jump_min >= 0:
