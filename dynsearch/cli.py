@@ -15,6 +15,7 @@ import typer
 from dynsearch.commands.session import (
     BAD_INPUT,
     COMMAND_LINE,
+    DONE,
     EXIT_STATUS,
     FAILED,
     INTERRUPTED,
@@ -365,6 +366,25 @@ def list_devices(
     from dynsearch.commands import devices, show
 
     return _finish(ctx, devices.devices(name), show.devices)
+
+
+@app.command()
+def methods(
+    ctx: typer.Context,
+    name: Annotated[str | None, typer.Argument(help="One method, with all it holds.")] = None,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print the tables of docs/methods.md.")
+    ] = False,
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> int:
+    """List published dynamic methods, or show one: rule, knobs, cost, candidate."""
+    from dynsearch.commands import methods as command
+
+    if markdown:
+        sys.stdout.write(command.markdown())
+        return EXIT_STATUS[DONE]
+    return _finish(ctx, command.methods(name), command.show)
 
 
 @app.command()

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from search_spaces.activity import Assumed
 from search_spaces.candidate import Candidate, Skim, keep_counts, stack_depth, stacks_of
+from search_spaces.errors import InputError
 
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
@@ -60,7 +61,9 @@ def plan_layers(
         if stack in stacks_of(candidate.backbone, skim.stack, default="encoder"):
             _skim(plan, skim, tokens, step)
     exits = candidate.exits
-    if exits is not None and stack in stacks_of(candidate.backbone, exits.stack, default="decoder"):
+    if exits is not None and stack in stacks_of(
+        candidate.backbone, exits.stack, default="decoder"
+    ):
         _leave(plan, candidate, assumed, tokens, step, stack)
     return plan
 
@@ -69,7 +72,7 @@ def leaving(candidate: Candidate, assumed: Assumed) -> F64:
     """Share of inputs (or tokens) that leave at each exit [X].
 
     Raises:
-        ValueError: the exits need shares and none are stated.
+        InputError: the exits need shares and there is not one of each.
     """
     exits = candidate.exits
     assert exits is not None
@@ -80,7 +83,8 @@ def leaving(candidate: Candidate, assumed: Assumed) -> F64:
         found = [np.mean([x == layer for x in exits.schedule]) for layer in exits.layers]
         return np.asarray(found, dtype=np.float64)
     if len(assumed.exit_share) != len(exits.layers):
-        raise ValueError(f"needs one exit_share per exit: {len(exits.layers)}")
+        text = f"needs one share per exit: {len(exits.layers)}"
+        raise InputError.one("arguments", "exit_share", assumed.exit_share, text)
     return np.asarray(assumed.exit_share, dtype=np.float64)
 
 

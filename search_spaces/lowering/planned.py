@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search_spaces.backbone import Backbone
-from search_spaces.candidate import DTYPES, Candidate, stacks_of
+from search_spaces.candidate import DTYPES, Candidate
+from search_spaces.folded import folded, shared_width
 from search_spaces.lowering.attention import add_attention, is_decode, seen_keys, visible_pairs
 from search_spaces.lowering.decoder import times
 from search_spaces.lowering.encoder import LayerShapes, lower_layers
@@ -71,37 +72,6 @@ def lower_plan(
     if owing.size:
         parts.append(times(_owed(candidate, owing, batch, cached), plan.owed))
     return OpTable.concat(parts)
-
-
-def folded(candidate: Candidate, layer: int, stack: str) -> Backbone:
-    """A backbone whose own experts are those of the candidate in one layer (0-based)."""
-    moe, backbone = candidate.moe, candidate.backbone
-    if moe is None or stack not in stacks_of(backbone, moe.stack, default="both"):
-        return backbone
-    dense = replace(backbone, num_experts=1, experts_per_token=1, num_shared_experts=0)
-    if layer + 1 not in moe.layers:
-        return dense
-    at = moe.layers.index(layer + 1)
-    ffn = backbone.stacks()[-1 if stack == "decoder" else 0].ffn
-    E, k = moe.num_experts[at], moe.top_k[at]
-    width = moe.expert_ffn_size or (ffn // E if moe.origin == "split" else ffn)
-    return replace(
-        dense,
-        num_experts=E,
-        experts_per_token=k,
-        num_shared_experts=moe.num_shared_experts,
-        expert_ffn_size=width,
-        first_dense_layers=0,
-        expert_every=1,
-    )
-
-
-def shared_width(candidate: Candidate, layered: Backbone) -> int:
-    """Hidden width of all shared experts of a layer together."""
-    moe = candidate.moe
-    if moe is not None and moe.shared_expert_ffn_size is not None:
-        return moe.shared_expert_ffn_size
-    return layered.num_shared_experts * layered.expert_width
 
 
 def _is_plain(backbone: Backbone, candidate: Candidate, stack: str) -> bool:
@@ -165,7 +135,9 @@ def _layers(
     tables = [rows.table()]
     for kind in dict.fromkeys(b for b, yes in zip(layered, routed, strict=True) if yes):
         chosen = np.array([b == kind for b in layered]) & routed
-        tables.append(_experts(candidate, kind, at[chosen], dtype[chosen], tokens[chosen], w.hidden[chosen]))
+        tables.append(
+            _experts(candidate, kind, at[chosen], dtype[chosen], tokens[chosen], w.hidden[chosen])
+        )
     table = OpTable.concat(tables)
     return replace(table, candidate=table.layer)
 
@@ -206,8 +178,9 @@ def _experts(
 ) -> OpTable:
     rows, moe = Rows(layer, dtype), candidate.moe
     every = np.ones(layer.shape, dtype=bool)
-    # An assignment in capacity limits what experts take, not how many of them there are.
-    add_experts(rows, layered, tokens=tokens, hidden=hidden, loaded=None, grouped=True, where=every)
+    add_experts(
+        rows, layered, tokens=tokens, hidden=hidden, loaded=None, grouped=True, where=every
+    )
     table = rows.table()
     if moe is not None and moe.router in _BLIND:
         table = table.take(table.kind != KIND["matmul"])
