@@ -35,7 +35,7 @@ SNLI_ACCURACY = (
     0.825,
 )
 PARAMETRIC = "parametric"
-_SHARPNESS: float = {f.name: f.default for f in fields(ExitModel)}["sharpness"]
+_SHARPNESS = next(float(str(f.default)) for f in fields(ExitModel) if f.name == "sharpness")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

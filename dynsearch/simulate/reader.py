@@ -79,8 +79,8 @@ def read(setting: Setting) -> Outcome:
     one = draw_gated_s(rng, words, share, costs.cells[SECONDS], float(gate[SECONDS]))
     latencies = one + seconds + costs.head[SECONDS]
     mean = total.mean(axis=1) + costs.head
-    words, rounds = _most(setting, jumps)
-    most = words * (costs.cells.max(axis=1) + gate) + rounds * costs.jump + costs.head
+    longest, rounds = _most(setting, jumps)
+    most = longest * (costs.cells.max(axis=1) + gate) + rounds * costs.jump + costs.head
     L = setting.candidate.depth
     alone = replace(setting.workload, batch=1)
     return replace(

@@ -368,4 +368,5 @@ def _left(candidate: Candidate, stack: str, work: Work, first: I64) -> I64:
         last = first[:, None]
     elif any(s.skipped == "drop" for s in skims):
         last = np.minimum(last, work.ffn[:, -1:])
-    return np.maximum(np.concatenate([work.alive[:, 1:], last], axis=1), 1)
+    left: I64 = np.maximum(np.concatenate([work.alive[:, 1:], last], axis=1), 1)
+    return left
