@@ -475,6 +475,121 @@ def cost(
     return _finish(ctx, result, show.cost)
 
 
+@app.command()
+def simulate(
+    ctx: typer.Context,
+    subject: Annotated[
+        str, typer.Argument(metavar="CANDIDATE.toml|METHOD", help="One candidate, or a method.")
+    ],
+    device: Annotated[str, typer.Option(help="Device name, local, or a device file.")],
+    batch: Annotated[int, typer.Option(min=1, max=512, help="Inputs in a batch.")] = 1,
+    length: Annotated[
+        str, typer.Option(help="Tokens of inputs, equally frequent, with commas between.")
+    ] = "64",
+    new_tokens: Annotated[
+        int, typer.Option(min=0, help="Tokens that a decoder writes after its input.")
+    ] = 32,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of the runtime.")] = 1,
+    classes: Annotated[int, typer.Option(min=2, help="Classes, where no trace says.")] = 2,
+    sort: Annotated[bool, typer.Option("--sort", help="Batches of similar lengths.")] = False,
+    exit_batching: Annotated[
+        str | None,
+        typer.Option(metavar="serial|wait_all|compact|regroup", help="In place of its own."),
+    ] = None,
+    trace: Annotated[
+        Path | None, typer.Option(metavar="TRACE.npz", help="Recorded pass to replay.")
+    ] = None,
+    weights_hash: Annotated[
+        str | None, typer.Option(help="Weights that the trace must come from.")
+    ] = None,
+    against: Annotated[
+        Path | None,
+        typer.Option(metavar="TRACE.npz", help="The same rows run for real: compare."),
+    ] = None,
+    exits: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE",
+            help="What is assumed without a trace: accuracy=0.4,0.6,0.8, rates=0.3,0.2, "
+            "sharpness, temperature, keep, spread, concentration, acceptance; may be repeated.",
+        ),
+    ] = None,
+    arrival_rate: Annotated[
+        float | None, typer.Option(help="Inputs a second that arrive at random.")
+    ] = None,
+    samples: Annotated[int, typer.Option(min=100, help="Inputs drawn for percentiles.")] = 20_000,
+    seed: Annotated[int, typer.Option(help="Seed of everything drawn.")] = 0,
+    picture: Annotated[
+        Path | None, typer.Option(metavar="FILE.svg", help="Picture to write.")
+    ] = None,
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> int:
+    """Simulate a candidate or a published method: what it costs, and what its inputs do."""
+    lengths = _counts("--length", length)
+    from dynsearch.commands import simulate as command
+    from dynsearch.simulate.run import simulate as run_it
+
+    if picture is not None:
+        command.require_svg(picture)
+    result = run_it(
+        subject,
+        device=device,
+        batch=batch,
+        lengths=lengths,
+        new_tokens=new_tokens,
+        threads=threads,
+        classes=classes,
+        sort=sort,
+        exit_batching=exit_batching,
+        trace=trace,
+        weights_hash=weights_hash,
+        against=against,
+        assume=tuple(exits or ()),
+        arrival_rate=arrival_rate,
+        samples=samples,
+        seed=seed,
+    )
+    if picture is not None:
+        result["files"] = [str(command.write_picture(result, picture))]
+    return _finish(ctx, result, command.show)
+
+
+@app.command()
+def trace(
+    ctx: typer.Context,
+    model: Annotated[
+        Path,
+        typer.Argument(metavar="MODEL.py", help="File with a function trace_batch(texts)."),
+    ],
+    data: Annotated[
+        Path, typer.Argument(metavar="DATA", help="CSV or JSONL file, one labelled text a row.")
+    ],
+    out: Annotated[Path, typer.Option(help="Trace to write.")] = Path("trace.npz"),
+    text_column: Annotated[
+        str, typer.Option(help="Column of the text, or of both texts of a pair: a,b.")
+    ] = "text",
+    label_column: Annotated[str, typer.Option(help="Column of the label.")] = "label",
+    batch: Annotated[int, typer.Option(min=1, help="Texts of a call.")] = 32,
+    dtype: Annotated[str, typer.Option(help="Number format that the model runs in.")] = "fp32",
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> int:
+    """Record what your own model does on labelled texts, for simulate to replay."""
+    from dynsearch.commands import trace as command
+
+    result = command.trace(
+        model,
+        data,
+        out=out,
+        text=tuple(text_column.split(",")),
+        label=label_column,
+        batch=batch,
+        dtype=dtype,
+    )
+    return _finish(ctx, result, command.show)
+
+
 def _finish(ctx: typer.Context, result: dict[str, Any], show: Callable[..., None]) -> int:
     session: Session = ctx.obj
     return session.finish(result, show)
