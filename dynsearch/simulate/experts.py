@@ -169,8 +169,9 @@ def touched(plan: ExpertPlan, routed: I64) -> F64:
         most: F64 = np.minimum(plan.num_experts, np.maximum(routed, 1)).astype(np.float64)
         return most
     distinct, index = np.unique(routed, return_inverse=True)
-    found = np.array([expected_touched(taken(plan), int(n)) for n in distinct])
-    return np.maximum(found[index.ravel()], 1.0)
+    each = np.array([expected_touched(taken(plan), int(n)) for n in distinct])
+    found: F64 = np.maximum(each[index.ravel()], 1.0)
+    return found
 
 
 def slots(plan: ExpertPlan, tokens: I64) -> I64 | None:

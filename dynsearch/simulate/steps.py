@@ -133,7 +133,8 @@ def simulated_steps(
     )
     if policy == "monotone":
         sums = [float(simulate_monotone(parts, one, on)[0].sum()) for one in where]
-        return np.array(sums) + begin
+        times: F64 = np.array(sums, dtype=np.float64) + begin
+        return times
     flat = where.reshape(-1, batch)
     if policy in ("recompute", "sync_parallel"):
         deep = int(np.flatnonzero(on)[0]) + 1 if policy == "sync_parallel" else 0
