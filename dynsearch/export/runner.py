@@ -19,6 +19,7 @@ import hashlib
 import json
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -47,6 +48,7 @@ class Model:
     encoder: Any
     plan: Any
     tokenizer: Any
+    certificate: Any = None  # None: there is none, or it is void
 
     @property
     def pairs(self) -> bool:
@@ -64,6 +66,12 @@ class Model:
             if isinstance(text, str) == self.pairs or (self.pairs and len(text) != 2):
                 what = "pairs of texts" if self.pairs else "one text at a time"
                 raise ValueError(f"this model reads {what}, not {text!r}")
+        if self.certificate and self.certificate.batches != "any" and batch > 1:
+            warnings.warn(
+                f"the certificate is void here: it holds for {self.certificate.batches}, not for "
+                f"batches of {batch}",
+                stacklevel=2,
+            )
         rows = self.tokenizer.encode_batch(given)
         order = range(len(rows))
         if batch > 1:
@@ -100,6 +108,8 @@ class Model:
 def load(folder: str | Path = HERE) -> Model:
     """The configuration in `folder`, checked against the checksum in its config.json.
 
+    A certificate that does not fit what is in the folder is void: a warning says why.
+
     Raises:
         ValueError: another schema version, or weights that are not those of config.json.
     """
@@ -113,6 +123,7 @@ def load(folder: str | Path = HERE) -> Model:
 
     from dynsearch.models.dynamic import EncoderConfig, plan_of
     from dynsearch.models.packed import encoder_of
+    from dynsearch.risk.certificate import checked
     from search_spaces.codec import candidate_from_dict
 
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -129,12 +140,22 @@ def load(folder: str | Path = HERE) -> Model:
     tokenizer.no_padding()
     tokenizer.enable_truncation(max_length=config["max_len"])
     network, tensors = EncoderConfig(**geometry), load_file(str(weights))
-    plan = plan_of(candidate_from_dict(config["candidate"]))
+    candidate = candidate_from_dict(config["candidate"])
+    plan = plan_of(candidate)
+    certificate, reasons = checked(
+        config.get("certificate"),
+        candidate=candidate,
+        max_len=config["max_len"],
+        export_sha256=config["sha256"],
+    )
+    for reason in reasons:
+        warnings.warn(f"the certificate of this model is void: {reason}", stacklevel=2)
     return Model(
         config=config,
         encoder=encoder_of(network, tensors, config["candidate"]["dtype"], plan),
         plan=plan,
         tokenizer=tokenizer,
+        certificate=certificate,
     )
 
 

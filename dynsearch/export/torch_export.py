@@ -21,6 +21,14 @@ from typing import Any
 from safetensors.torch import save
 
 from dynsearch.export.front import FRONT_FILE, read_front
+from dynsearch.export.promise import (
+    CONFIG_FILE,
+    Row,
+    certificate_of,
+    expected,
+    file_hashes,
+    write_rows,
+)
 from dynsearch.export.records import Front, FrontPoint
 from dynsearch.export.vendor import vendor
 from dynsearch.models.dynamic import EncoderConfig, Weights
@@ -32,17 +40,20 @@ from search_spaces.errors import InputError, Problem
 
 SCHEMA_VERSION = 1
 SUPERNET = "supernet"
-_RUNTIME = ("dynsearch.models.dynamic", "search_spaces.codec")
+_RUNTIME = ("dynsearch.models.dynamic", "dynsearch.risk.certificate", "search_spaces.codec")
 _SPLIT = re.compile(r"(?:router|experts)(\d+)")
 
 
-def export_torch(run_dir: Path, ids: Sequence[str], out: Path) -> tuple[Path, ...]:
+def export_torch(
+    run_dir: Path, ids: Sequence[str], out: Path, rows: Sequence[Row] = ()
+) -> tuple[Path, ...]:
     """Write one folder per configuration under `out`, each named after its id.
 
     Args:
         run_dir: The run folder; its `supernet` folder holds weights, tokenizer and class names.
-        ids: Configurations of its front; empty = the named ones.
+        ids: Configurations of its front; empty = the named and the certified ones.
         out: Folder that gets the folders; an older export of the same id is replaced.
+        rows: Labelled texts to write beside each model, for `dynsearch verify`.
 
     Raises:
         InputError: unknown ids (all at once, with the nearest), or an unreadable supernet.
@@ -51,10 +62,10 @@ def export_torch(run_dir: Path, ids: Sequence[str], out: Path) -> tuple[Path, ..
     wanted = list(dict.fromkeys(ids)) or _named(front)
     points = _find(front, wanted, run_dir)
     config, weights, info = load_supernet(run_dir / SUPERNET)
-    tokenizer = run_dir / SUPERNET / "tokenizer.json"
+    supernet = run_dir / SUPERNET
     out.mkdir(parents=True, exist_ok=True)
     return tuple(
-        _export_one(front, found, config, weights, tokenizer, info, out) for found in points
+        _export_one(front, found, config, weights, supernet, info, out, rows) for found in points
     )
 
 
@@ -80,7 +91,7 @@ def reachable(weights: Weights, candidate: Candidate) -> Weights:
 
 
 def _named(front: Front) -> list[str]:
-    return list(dict.fromkeys(p.id for p in front.front if p.named))
+    return list(dict.fromkeys(p.id for p in front.front if p.named or p.certificate))
 
 
 def _find(front: Front, ids: Sequence[str], run_dir: Path) -> list[list[FrontPoint]]:
@@ -109,9 +120,10 @@ def _export_one(
     points: list[FrontPoint],
     config: EncoderConfig,
     weights: Weights,
-    tokenizer: Path,
+    supernet: Path,
     info: Mapping[str, Any],
     out: Path,
+    rows: Sequence[Row],
 ) -> Path:
     """Fill a folder under another name, then rename it: whole or not at all."""
     first = points[0]
@@ -123,12 +135,20 @@ def _export_one(
     part = Path(tempfile.mkdtemp(prefix=f".{first.id}.", dir=out))
     try:
         (part / "model.safetensors").write_bytes(raw)
-        shutil.copyfile(tokenizer, part / "tokenizer.json")
+        shutil.copyfile(supernet / "tokenizer.json", part / "tokenizer.json")
         shutil.copyfile(Path(__file__).with_name("runner.py"), part / "runner.py")
         vendor(_RUNTIME, part / "lib")
-        head = _config(front, points, geometry, info, hashlib.sha256(raw).hexdigest())
+        digest = hashlib.sha256(raw).hexdigest()
+        head = _config(front, points, geometry, info, digest)
+        if rows:
+            write_rows(part, rows, head["text_columns"])
+        head["certificate"] = certificate_of(
+            first, candidate, supernet / "model.safetensors", digest
+        )
+        head["expected"] = expected(front, points)
+        head["files"] = file_hashes(part)
         text = json.dumps(head, indent=1, ensure_ascii=False, allow_nan=False)
-        (part / "config.json").write_text(text + "\n", encoding="utf-8")
+        (part / CONFIG_FILE).write_text(text + "\n", encoding="utf-8")
         card = _card(front, points, len(raw), head["text_columns"])
         (part / "README.md").write_text(card, encoding="utf-8")
         part.chmod(0o755)
@@ -195,6 +215,8 @@ def _card(front: Front, points: list[FrontPoint], size: int, columns: Sequence[s
             f"| confirmed (unseen rows) | {c.error:.2%} | {c.loss * 100:+.2f} points, 95 % "
             f"interval {c.low * 100:+.2f} to {c.high * 100:+.2f} | {c.n} |"
         )
+    if p.certificate is not None:
+        lines += ["", f"Certificate: {p.certificate.statement}. {p.certificate.note}"]
     lines += [
         "",
         "| device | mean latency, predicted (90 % interval) | measured |",
