@@ -154,8 +154,8 @@ def answer(export: OpenedExport, encoder: DynamicEncoder, texts: Texts) -> Answe
     """Run the texts in the workload's batches."""
     plan, size = plan_of(export.candidate), len(texts.tokens)
     said, left = np.zeros(size, dtype=np.int64), np.zeros(size, dtype=np.int64)
-    batch = export.workload.batch
-    for part in texts.tokens.batches(batch=batch, sort=batch > 1):
+    load = export.workload
+    for part in texts.tokens.batches(batch=load.batch, sort=load.sort):
         result = encoder.run(plan, *texts.tokens.batch(part), texts.tokens.batch_types(part))
         said[part], left[part] = result.prediction, result.exit_layer
     known = texts.labels != UNKNOWN
@@ -171,7 +171,7 @@ def time_export(
 ) -> dict[str, float | None]:
     """Seconds by the names of the costs: medians over the repeats."""
     batch, candidate = export.workload.batch, export.candidate
-    blocks = make_blocks(tokens, len(tokens), batch=batch)
+    blocks = make_blocks(tokens, len(tokens), batch=batch, sort=export.workload.sort)
     own = _Recorder(encoder_runner(encoder, candidate, batch))
     worst: Candidate = no_exit(candidate)
     with quiet_machine(export.workload.threads):

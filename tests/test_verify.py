@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from dynsearch import verify as module
+from dynsearch.bench_timing import time_interleaved
 from dynsearch.cli import run as command_line
 from dynsearch.errors import InputError
 from dynsearch.export.front import write_front_json
@@ -217,6 +218,27 @@ def test_the_worst_case_pays_every_check_and_takes_no_exit(exported) -> None:
     patient = Exits(layers=(1, 2), criterion="patience", patience=1)
     steady = plan_of(no_exit(replace(export.candidate, exits=patient)))
     assert export.encoder().run(steady, ids, lengths, types).exit_layer.tolist() == [3, 3]
+
+
+def test_batches_are_formed_as_the_workload_forms_them(exported, monkeypatch) -> None:
+    """A prediction for batches as they come is not compared with batches of like length."""
+    export = open_export(exported)
+    tokens = module.read_texts(export, None, "label", 8).tokens
+    seen: list[list[int]] = []
+
+    def record(runners: Any, blocks: Any, **options: Any) -> Any:
+        seen.append([int(n) for block in blocks for _, lengths, _ in block for n in lengths])
+        return time_interleaved(runners, blocks, **options)
+
+    monkeypatch.setattr(module, "time_interleaved", record)
+    for sort in (False, True):
+        loaded = replace(export, workload=replace(export.workload, sort=sort))
+        module.time_export(loaded, export.encoder(), tokens, 1)
+    lengths = tokens.lengths.tolist()
+    assert lengths != sorted(lengths)
+    assert seen[0] == lengths
+    assert seen[2] != lengths
+    assert sorted(seen[2]) == sorted(lengths)
 
 
 def test_a_missed_budget_is_status_1_and_said_so(exported, capsys) -> None:
