@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
@@ -162,7 +162,6 @@ def _check_files(folder: Path, config: dict[str, Any]) -> None:
 
 
 def is_inside(folder: Path, name: str) -> bool:
-    """Whether a name is a plain relative path that stays in the folder, links followed."""
-    parts = PurePosixPath(name).parts
-    plain = bool(parts) and not name.startswith("/") and ".." not in parts and "\\" not in name
-    return plain and (folder / name).resolve().is_relative_to(folder.resolve())
+    """Whether a name stays in the folder, links and ".." followed."""
+    inside = (folder / name).resolve().is_relative_to(folder.resolve())
+    return inside and name != "" and "\\" not in name
