@@ -364,6 +364,7 @@ def test_weights_and_checksums_changed_together_do_not_pass(copy) -> None:
         (lambda c: c.update(schema_version=99), "upgrade it"),
         (lambda c: c["expected"].update(devices={}), "no device with its prediction"),
         (lambda c: c["encoder"].pop("hidden_size"), "does not fit the schema"),
+        (lambda c: c["expected"].pop("reach"), "does not fit the schema"),
         (lambda c: c["candidate"].update(dpeth=3), "dpeth"),
         (lambda c: c["files"].pop("tokenizer.json"), "has no checksum"),
     ],
@@ -384,3 +385,12 @@ def test_a_damaged_config_is_status_2(copy, raw, capsys) -> None:
     (copy / CONFIG_FILE).unlink()
     assert command_line(["verify", str(copy), "-q"]) == 2
     assert command_line(["verify", str(copy / "nowhere"), "-q"]) == 2
+
+
+def test_what_warms_up_is_no_latency() -> None:
+    """One batch of warm-up, then two repeats of two batches."""
+    sizes = iter((9, 2, 1, 2, 1))
+    recorder = module._Recorder(lambda batch: np.full(next(sizes), np.inf))
+    for _ in range(5):
+        recorder.run(None)
+    assert recorder.of_repeats(1, 2).shape == (2, 3)

@@ -24,6 +24,7 @@ SCHEMA_VERSION = 1
 AGAIN = "`dynsearch export RUN --format torch` writes it anew"
 NEEDED = ("model.safetensors", "tokenizer.json")
 KEYS = ("id", "candidate", "encoder", "labels", "text_columns", "max_len", "sha256", "expected")
+PROMISED = ("workload", "metric", "reach", "devices")
 WHAT = {
     "model.safetensors": "the weights were changed after the export",
     "tokenizer.json": "is another tokenizer than the one that was exported",
@@ -85,8 +86,8 @@ def open_export(folder: Path) -> OpenedExport:
         geometry = dict(config["encoder"])
         geometry["expert_counts"] = tuple(geometry["expert_counts"])
         network = EncoderConfig(**geometry)
-        workload = Workload(**config["expected"]["workload"])
-        devices = config["expected"]["devices"]
+        promised = {key: config["expected"][key] for key in PROMISED}
+        workload, devices = Workload(**promised["workload"]), promised["devices"]
         complete = all({"predicted", "budgets"} <= set(entry) for entry in devices.values())
         certificate, reasons = checked(
             config.get("certificate"),
