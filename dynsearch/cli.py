@@ -158,6 +158,9 @@ def export(
         list[str] | None, typer.Option("--id", help="Only this configuration; may be repeated.")
     ] = None,
     opset: Annotated[int | None, typer.Option(help="ONNX operators, onnx only.")] = None,
+    rows: Annotated[
+        int, typer.Option(min=0, help="Report rows to write beside each model, for verify.")
+    ] = 0,
     json_: Json = False,
     quiet: Quiet = False,
 ) -> int:
@@ -167,7 +170,10 @@ def export(
     from dynsearch import main_job
     from dynsearch.commands import show
 
-    found = main_job.export(run, format_, out, tuple(id_ or ()), opset=opset)
+    if rows and format_ in ("json", "csv", "toml"):
+        text = "only models carry texts; give --format torch or onnx"
+        raise _bad_option("--rows", str(rows), text)
+    found = main_job.export(run, format_, out, tuple(id_ or ()), opset=opset, rows=rows)
     return _finish(ctx, found, show.files)
 
 
@@ -190,6 +196,41 @@ def run_export(
 
     result = command.run_export(folder, texts, out=out, batch=batch, threads=threads)
     return _finish(ctx, result, command.show)
+
+
+@app.command()
+def verify(
+    ctx: typer.Context,
+    export: Annotated[Path, typer.Argument(metavar="EXPORT", help="Folder of an exported model.")],
+    data: Annotated[
+        Path | None, typer.Option(help="CSV or JSONL file of texts; else those in the export.")
+    ] = None,
+    label_column: Annotated[str, typer.Option(help="Column of the label in --data.")] = "label",
+    device: Annotated[
+        str | None, typer.Option(help="Whose prediction and budgets count; else this machine's.")
+    ] = None,
+    rows: Annotated[int, typer.Option(min=1, help="Texts at most.")] = 400,
+    repeats: Annotated[int, typer.Option(min=1, help="Repeats of the timing.")] = 5,
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> int:
+    """Measure an export here, beside its prediction; status 1 when a budget is missed."""
+    from dynsearch import verify as command
+    from dynsearch.commands.verify import show
+    from dynsearch.progress import make_progress
+
+    with make_progress(quiet=quiet) as progress:
+        progress.stage("measuring the export")
+        result = command.verify(
+            export,
+            data=data,
+            label=label_column,
+            device=device,
+            rows=rows,
+            repeats=repeats,
+            on_progress=progress.share,
+        )
+    return _finish(ctx, result, show)
 
 
 @app.command()
