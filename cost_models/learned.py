@@ -13,8 +13,9 @@ answers there, and `unsure` says so. A device that was never measured has no poi
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +25,7 @@ from search_spaces.ops import KIND, OpTable
 
 F64 = NDArray[np.float64]
 
+BLOCK = 256
 AXES: tuple[str, ...] = ("m", "k", "n", "batch", "count")
 
 
@@ -39,12 +41,13 @@ class Learned:
 
     def log_factor(self, ops: OpTable) -> F64:
         """Logarithm of (measured / form) of R operators of this kind and format [R]."""
-        found: F64 = bumps(sizes(ops), self.points) @ self.weights
-        return found
+        points, weights = self.points.astype(np.float32), self.weights.astype(np.float32)
+        # single precision: most of the time of pricing goes into these exponentials
+        return _by_block(ops, lambda x: bumps(x.astype(np.float32), points) @ weights)
 
     def unsure(self, ops: OpTable) -> F64:
         """Log error [R] that stays: none at a point, `log_sd` away from all of them."""
-        near = bumps(sizes(ops), self.points).max(axis=1)
+        near = _by_block(ops, lambda x: bumps(x, self.points).max(axis=1))
         return np.asarray(self.log_sd * np.sqrt(1.0 - near**2))
 
     def mine(self, ops: OpTable) -> NDArray[np.bool_]:
@@ -58,10 +61,23 @@ def sizes(ops: OpTable) -> F64:
     return found
 
 
-def bumps(x: F64, points: F64) -> F64:
+def _by_block(ops: OpTable, per_row: Callable[[F64], NDArray[Any]]) -> F64:
+    """`per_row` of the sizes of R operators [R], a block at a time: R x Q bumps stay in cache."""
+    x = sizes(ops)
+    found = np.empty(len(x))
+    for start in range(0, len(x), BLOCK):
+        found[start : start + BLOCK] = per_row(x[start : start + BLOCK])
+    return found
+
+
+def bumps(x: NDArray[Any], points: NDArray[Any]) -> NDArray[Any]:
     """exp(-|x - z|^2 / 2) of R places and Q points [R, Q]."""
-    squares = (x**2).sum(axis=1)[:, None] + (points**2).sum(axis=1)[None, :] - 2 * x @ points.T
-    return np.asarray(np.exp(-0.5 * np.maximum(squares, 0.0)))
+    found: NDArray[Any] = x @ points.T
+    found -= 0.5 * (x**2).sum(axis=1)[:, None]
+    found -= 0.5 * (points**2).sum(axis=1)
+    np.minimum(found, 0.0, out=found)
+    np.exp(found, out=found)
+    return found
 
 
 def factor(ops: OpTable, learned: Sequence[Learned]) -> F64:

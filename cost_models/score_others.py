@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cost_models.calibrate import energy_fit, link_fit
-from cost_models.calibrate.intervals import cross_conformal
+from cost_models.calibrate.intervals import Own, cross_conformal
 from cost_models.calibrate.posterior import FOLDS, deal
+from cost_models.calibrate.solve import design_effect
 from cost_models.calibrate.subjects import Subject
 from cost_models.device import device_names, load_device
 from cost_models.energy import coefficients, idle_of
@@ -51,7 +52,13 @@ def other_families(tables: Iterable[Measured], *, unknown: bool) -> tuple[list[S
 
 
 def _made(
-    table: Measured, predicted: F64, plain: F64, log_sd: F64, protocol: str, seen: int = 0
+    table: Measured,
+    predicted: F64,
+    plain: F64,
+    log_sd: F64,
+    protocol: str,
+    seen: int = 0,
+    own: Own | None = None,
 ) -> Scored:
     subject = Subject(
         device=load_device(table.device),
@@ -68,6 +75,7 @@ def _made(
         predicted=predicted,
         plain=plain,
         log_sd=log_sd,
+        own=own,
     )
 
 
@@ -93,9 +101,15 @@ def _collectives(linked: Sequence[tuple[Measured, Link]], unknown: bool) -> list
         if len(table) > GIVEN:
             some = np.linspace(0, len(table) - 1, GIVEN).astype(np.int64)
             out = np.setdiff1d(np.arange(len(table)), some)
-            own, left = link_fit.fit_link(link, table.take(some), prior), table.take(out)
-            found = link_fit.predicted_s(own, left)
-            fresh.append(_made(left, found, plain[out], sd[out], UNKNOWN, GIVEN))
+            fitted_link = link_fit.fit_link(link, given := table.take(some), prior)
+            found, left = link_fit.predicted_s(fitted_link, table.take(out)), table.take(out)
+            error = np.log(given.seconds / link_fit.predicted_s(fitted_link, given))
+            own = Own(
+                log_error=error,
+                log_sd=sd[some],
+                count=GIVEN / design_effect(error, np.unique(given.group, return_inverse=True)[1]),
+            )
+            fresh.append(_made(left, found, plain[out], sd[out], UNKNOWN, GIVEN, own))
     return scored + calibrated(fresh)
 
 

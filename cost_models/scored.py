@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from cost_models.calibrate.intervals import scale_of_others
+from cost_models.calibrate.intervals import Own, scale_of_others
 from cost_models.calibrate.subjects import Subject, row_dtypes
 from cost_models.measured import Measured
 from cost_models.scores import Score, agreement, mape
@@ -36,6 +36,7 @@ class Scored:
         predicted: The same of the model [N].
         plain: The same of the datasheet alone [N]: a roofline; joules at full board power.
         log_sd: Claimed standard deviation of log(measured / predicted) [N].
+        own: How the rows of an unknown device that the fit was given do when left out.
     """
 
     table: Measured
@@ -46,6 +47,7 @@ class Scored:
     predicted: F64
     plain: F64
     log_sd: F64
+    own: Own | None = None
 
     @property
     def error(self) -> F64:
@@ -75,7 +77,7 @@ def calibrated(scored: Sequence[Scored]) -> list[Scored]:
         errors = _by_device(part, [o.error for o in part])
         spreads = _by_device(part, [o.log_sd for o in part])
         for s in part:
-            factor = scale_of_others(errors, spreads, s.subject.device.name)
+            factor = scale_of_others(errors, spreads, s.subject.device.name, s.own)
             found.append(replace(s, log_sd=s.log_sd * factor))
     return found
 

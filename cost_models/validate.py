@@ -23,12 +23,13 @@ from numpy.typing import NDArray
 
 from cost_models.adapters import scan
 from cost_models.calibrate.information import choose
-from cost_models.calibrate.intervals import cross_conformal, total_log_sd
+from cost_models.calibrate.intervals import Own, cross_conformal, total_log_sd
 from cost_models.calibrate.posterior import (
     LeftOut,
     Posterior,
     Prior,
     default_prior,
+    fit_few,
     fit_rows,
     left_out,
     predict_with_spread,
@@ -36,7 +37,7 @@ from cost_models.calibrate.posterior import (
     sibling_prior,
 )
 from cost_models.calibrate.sibling import Sibling, sibling_of, transfer
-from cost_models.calibrate.subjects import Subject, gather
+from cost_models.calibrate.subjects import FIT_ROWS, Subject, gather
 from cost_models.measured import Measured
 from cost_models.roofline import roofline_rows
 from cost_models.score_others import other_families
@@ -62,7 +63,6 @@ TASK_GIVEN = 50  # networks of other tasks
 RELATIVE_GIVEN = (5, 10)  # networks beside measured relatives
 __all__ = ["GIVEN", "KNOWN", "POOLED", "RELATIVE", "TASK", "UNKNOWN", "Report", "validate"]
 
-ROWS = 2500  # that one fit looks at
 LARGEST = 3000  # rows of a table that are scored; more are thinned
 UNSEEN = 0.3  # residual log error of a family that no sibling has
 
@@ -139,7 +139,7 @@ def known_devices(
     for i, subject in enumerate(subjects):
         tell(i / len(subjects), subject.name)
         try:
-            found = left_out(subject.tables, subject.device, limit=ROWS, learning=True)
+            found = left_out(subject.tables, subject.device, limit=FIT_ROWS, learning=True)
         except InputError:  # a single row or group: nothing to leave out
             continue
         for number, table in enumerate(subject.tables):
@@ -170,7 +170,7 @@ def unknown_devices(
     tell: Callable[[float, str], None],
 ) -> list[Scored]:
     """Whole devices left out, with none and with few of their rows; and whole tasks."""
-    fitted = {s.name: fit_rows(s.tables, s.device, limit=ROWS) for s in subjects}
+    fitted = {s.name: fit_rows(s.tables, s.device, limit=FIT_ROWS) for s in subjects}
     kin = {s.name: relative_of(s) for s in subjects}
     scored: list[Scored] = []
     for i, subject in enumerate(subjects):
@@ -223,10 +223,10 @@ def _left_whole(subject: Subject, table: Measured, prior: Prior, residual: float
     if counts:
         order = choose([table], subject.device, before, max(counts))
     for count in counts:
-        given = fit_rows([table.take(order[:count])], subject.device, prior=prior)
+        given, own = fit_few(table.take(order[:count]), subject.device, prior)
         others = np.setdiff1d(np.arange(len(table)), order[:count])
         rows = table.take(others)
-        found.append(_predicted(subject, rows, given, residual, UNKNOWN, count))
+        found.append(_predicted(subject, rows, given, residual, UNKNOWN, count, own))
     return found
 
 
@@ -239,9 +239,9 @@ def _left_tasks(subject: Subject, table: Measured, prior: Prior, residual: float
             continue
         before = prior_only(subject.device, prior)
         chosen = choose([others], subject.device, before, TASK_GIVEN)
-        given = fit_rows([others.take(chosen)], subject.device, prior=prior)
+        given, own = fit_few(others.take(chosen), subject.device, prior)
         rows = table.take(table.task == name)
-        found.append(_predicted(subject, rows, given, residual, TASK, TASK_GIVEN))
+        found.append(_predicted(subject, rows, given, residual, TASK, TASK_GIVEN, own))
     return found
 
 
@@ -261,9 +261,10 @@ def _beside_relatives(
         if len(chosen) < count or not others.any():
             continue
         rows = table.take(others)
-        seconds = transfer(table.take(chosen), relatives).predict(rows)
-        spread = np.full(len(rows), residual)
-        found.append(_scored(subject, rows, seconds, spread, RELATIVE, count))
+        moved = transfer(table.take(chosen), relatives)
+        spread, own = np.full(len(rows), residual), moved.own(residual)
+        seconds = moved.predict(rows)
+        found.append(_scored(subject, rows, seconds, spread, RELATIVE, count, own))
     return found
 
 
@@ -274,13 +275,21 @@ def _predicted(
     residual: float,
     protocol: str,
     seen: int,
+    own: Own | None = None,
 ) -> Scored:
     seconds, spread = predict_with_spread([rows], subject.device, posterior)
-    return _scored(subject, rows, seconds, np.hypot(spread, residual), protocol, seen)
+    own = None if own is None else own.beside(residual)
+    return _scored(subject, rows, seconds, np.hypot(spread, residual), protocol, seen, own)
 
 
 def _scored(
-    subject: Subject, rows: Measured, seconds: F64, log_sd: F64, protocol: str, seen: int
+    subject: Subject,
+    rows: Measured,
+    seconds: F64,
+    log_sd: F64,
+    protocol: str,
+    seen: int,
+    own: Own | None = None,
 ) -> Scored:
     return Scored(
         table=rows,
@@ -291,4 +300,5 @@ def _scored(
         predicted=seconds,
         plain=roofline_rows(rows, subject.device),
         log_sd=log_sd,
+        own=own,
     )

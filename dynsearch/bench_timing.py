@@ -96,10 +96,11 @@ def time_interleaved(
 
 
 def make_blocks(
-    tokens: Tokens, rows: int, *, batch: int, block_rows: int = 40
+    tokens: Tokens, rows: int, *, batch: int, block_rows: int = 40, sort: bool | None = None
 ) -> list[list[Batch]]:
-    """The first `rows` texts as padded batches (sorted when batch > 1), in blocks."""
-    order = batch_order(tokens.lengths[:rows], batch=batch, sort=batch > 1)
+    """The first `rows` texts as padded batches (sorted when batch > 1 or `sort`), in blocks."""
+    by_length = batch > 1 if sort is None else sort
+    order = batch_order(tokens.lengths[:rows], batch=batch, sort=by_length)
     parts = [order[i : i + batch] for i in range(0, rows, batch)]
     batches = [(*tokens.batch(part), tokens.batch_types(part)) for part in parts]
     size = max(1, block_rows // batch)

@@ -15,6 +15,7 @@ import typer
 from dynsearch.commands.session import (
     BAD_INPUT,
     COMMAND_LINE,
+    DONE,
     EXIT_STATUS,
     FAILED,
     INTERRUPTED,
@@ -157,6 +158,9 @@ def export(
         list[str] | None, typer.Option("--id", help="Only this configuration; may be repeated.")
     ] = None,
     opset: Annotated[int | None, typer.Option(help="ONNX operators, onnx only.")] = None,
+    rows: Annotated[
+        int, typer.Option(min=0, help="Report rows to write beside each model, for verify.")
+    ] = 0,
     json_: Json = False,
     quiet: Quiet = False,
 ) -> int:
@@ -166,7 +170,10 @@ def export(
     from dynsearch import main_job
     from dynsearch.commands import show
 
-    found = main_job.export(run, format_, out, tuple(id_ or ()), opset=opset)
+    if rows and format_ in ("json", "csv", "toml"):
+        text = "only models carry texts; give --format torch or onnx"
+        raise _bad_option("--rows", str(rows), text)
+    found = main_job.export(run, format_, out, tuple(id_ or ()), opset=opset, rows=rows)
     return _finish(ctx, found, show.files)
 
 
@@ -189,6 +196,41 @@ def run_export(
 
     result = command.run_export(folder, texts, out=out, batch=batch, threads=threads)
     return _finish(ctx, result, command.show)
+
+
+@app.command()
+def verify(
+    ctx: typer.Context,
+    export: Annotated[Path, typer.Argument(metavar="EXPORT", help="Folder of an exported model.")],
+    data: Annotated[
+        Path | None, typer.Option(help="CSV or JSONL file of texts; else those in the export.")
+    ] = None,
+    label_column: Annotated[str, typer.Option(help="Column of the label in --data.")] = "label",
+    device: Annotated[
+        str | None, typer.Option(help="Whose prediction and budgets count; else this machine's.")
+    ] = None,
+    rows: Annotated[int, typer.Option(min=1, help="Texts at most.")] = 400,
+    repeats: Annotated[int, typer.Option(min=1, help="Repeats of the timing.")] = 5,
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> int:
+    """Measure an export here, beside its prediction; status 1 when a budget is missed."""
+    from dynsearch import verify as command
+    from dynsearch.commands.verify import show
+    from dynsearch.progress import make_progress
+
+    with make_progress(quiet=quiet) as progress:
+        progress.stage("measuring the export")
+        result = command.verify(
+            export,
+            data=data,
+            label=label_column,
+            device=device,
+            rows=rows,
+            repeats=repeats,
+            on_progress=progress.share,
+        )
+    return _finish(ctx, result, show)
 
 
 @app.command()
@@ -400,6 +442,25 @@ def list_devices(
 
 
 @app.command()
+def methods(
+    ctx: typer.Context,
+    name: Annotated[str | None, typer.Argument(help="One method, with all it holds.")] = None,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print the tables of docs/methods.md.")
+    ] = False,
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> int:
+    """List published dynamic methods, or show one: rule, knobs, cost, candidate."""
+    from dynsearch.commands import methods as command
+
+    if markdown:
+        sys.stdout.write(command.markdown())
+        return EXIT_STATUS[DONE]
+    return _finish(ctx, command.methods(name), command.show)
+
+
+@app.command()
 def validate(
     ctx: typer.Context,
     data: Annotated[Path, typer.Option(help="Folder with measured CSV files.")],
@@ -453,6 +514,121 @@ def cost(
         candidate, device=device, activity=activity, workload=workload, num_classes=classes
     )
     return _finish(ctx, result, show.cost)
+
+
+@app.command()
+def simulate(
+    ctx: typer.Context,
+    subject: Annotated[
+        str, typer.Argument(metavar="CANDIDATE.toml|METHOD", help="One candidate, or a method.")
+    ],
+    device: Annotated[str, typer.Option(help="Device name, local, or a device file.")],
+    batch: Annotated[int, typer.Option(min=1, max=512, help="Inputs in a batch.")] = 1,
+    length: Annotated[
+        str, typer.Option(help="Tokens of inputs, equally frequent, with commas between.")
+    ] = "64",
+    new_tokens: Annotated[
+        int, typer.Option(min=0, help="Tokens that a decoder writes after its input.")
+    ] = 32,
+    threads: Annotated[int, typer.Option(min=1, help="Threads of the runtime.")] = 1,
+    classes: Annotated[int, typer.Option(min=2, help="Classes, where no trace says.")] = 2,
+    sort: Annotated[bool, typer.Option("--sort", help="Batches of similar lengths.")] = False,
+    exit_batching: Annotated[
+        str | None,
+        typer.Option(metavar="serial|wait_all|compact|regroup", help="In place of its own."),
+    ] = None,
+    trace: Annotated[
+        Path | None, typer.Option(metavar="TRACE.npz", help="Recorded pass to replay.")
+    ] = None,
+    weights_hash: Annotated[
+        str | None, typer.Option(help="Weights that the trace must come from.")
+    ] = None,
+    against: Annotated[
+        Path | None,
+        typer.Option(metavar="TRACE.npz", help="The same rows run for real: compare."),
+    ] = None,
+    exits: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE",
+            help="What is assumed without a trace: accuracy=0.4,0.6,0.8, rates=0.3,0.2, "
+            "sharpness, temperature, keep, spread, concentration, acceptance; may be repeated.",
+        ),
+    ] = None,
+    arrival_rate: Annotated[
+        float | None, typer.Option(help="Inputs a second that arrive at random.")
+    ] = None,
+    samples: Annotated[int, typer.Option(min=100, help="Inputs drawn for percentiles.")] = 20_000,
+    seed: Annotated[int, typer.Option(help="Seed of everything drawn.")] = 0,
+    picture: Annotated[
+        Path | None, typer.Option(metavar="FILE.svg", help="Picture to write.")
+    ] = None,
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> int:
+    """Simulate a candidate or a published method: what it costs, and what its inputs do."""
+    lengths = _counts("--length", length)
+    from dynsearch.commands import simulate as command
+    from dynsearch.simulate.run import simulate as run_it
+
+    if picture is not None:
+        command.require_svg(picture)
+    result = run_it(
+        subject,
+        device=device,
+        batch=batch,
+        lengths=lengths,
+        new_tokens=new_tokens,
+        threads=threads,
+        classes=classes,
+        sort=sort,
+        exit_batching=exit_batching,
+        trace=trace,
+        weights_hash=weights_hash,
+        against=against,
+        assume=tuple(exits or ()),
+        arrival_rate=arrival_rate,
+        samples=samples,
+        seed=seed,
+    )
+    if picture is not None:
+        result["files"] = [str(command.write_picture(result, picture))]
+    return _finish(ctx, result, command.show)
+
+
+@app.command()
+def trace(
+    ctx: typer.Context,
+    model: Annotated[
+        Path,
+        typer.Argument(metavar="MODEL.py", help="File with a function trace_batch(texts)."),
+    ],
+    data: Annotated[
+        Path, typer.Argument(metavar="DATA", help="CSV or JSONL file, one labelled text a row.")
+    ],
+    out: Annotated[Path, typer.Option(help="Trace to write.")] = Path("trace.npz"),
+    text_column: Annotated[
+        str, typer.Option(help="Column of the text, or of both texts of a pair: a,b.")
+    ] = "text",
+    label_column: Annotated[str, typer.Option(help="Column of the label.")] = "label",
+    batch: Annotated[int, typer.Option(min=1, help="Texts of a call.")] = 32,
+    dtype: Annotated[str, typer.Option(help="Number format that the model runs in.")] = "fp32",
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> int:
+    """Record what your own model does on labelled texts, for simulate to replay."""
+    from dynsearch.commands import trace as command
+
+    result = command.trace(
+        model,
+        data,
+        out=out,
+        text=tuple(text_column.split(",")),
+        label=label_column,
+        batch=batch,
+        dtype=dtype,
+    )
+    return _finish(ctx, result, command.show)
 
 
 def _finish(ctx: typer.Context, result: dict[str, Any], show: Callable[..., None]) -> int:

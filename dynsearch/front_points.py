@@ -362,7 +362,12 @@ def confirm(
         if on_progress is not None:
             on_progress((i + 1) / len(groups))
     done = tuple(
-        replace(p, confirmed=c, confirmed_quality=figures, fidelity="confirmed")
+        replace(
+            p,
+            confirmed=c,
+            confirmed_quality=figures,
+            fidelity="confirmed" if p.certificate is None else "certified",
+        )
         for p in points
         for c, figures in [found[p.id]]
     )

@@ -29,6 +29,7 @@ from dynsearch.job_tables import (
     ObjectiveNames,
     OptionalNames,
     QualityTable,
+    RiskTable,
     SearchTable,
     Table,
     TrainingTable,
@@ -57,6 +58,7 @@ class Job(Table):
     quality: QualityTable = QualityTable()
     budgets: dict[BudgetName, Budget] = Field(default_factory=dict)
     search: SearchTable = SearchTable()
+    risk: RiskTable | None = None
 
     _source: str = PrivateAttr("job")
 
@@ -183,8 +185,8 @@ def job_hash(job: Job, *, model_hash: str, data_hash: str) -> str:
 
     Covers space, model and data by content, training, devices by name, workload, objectives,
     budgets, sampler and seed, and the metric that ranks unless it is the error. Number of trials,
-    workers, threads of training, storage, paths and time limits may change while a run is
-    continued.
+    workers, threads of training, storage, paths, time limits and certificates may change while a
+    run is continued.
     """
     dump = job.model_dump(mode="json")
     del dump["training"]["threads"]

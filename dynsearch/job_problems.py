@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -115,8 +115,10 @@ def _unknown_key(model: type[BaseModel], path: tuple[int | str, ...]) -> str:
         return f"unknown key here; move `{name}` to the top of the file, before the first [table]"
     table = model
     for part in path[:-1]:
-        inner = table.model_fields[str(part)].annotation if part in table.model_fields else None
-        if isinstance(inner, type) and issubclass(inner, BaseModel):
+        kind = table.model_fields[str(part)].annotation if part in table.model_fields else None
+        tables = [k for k in (kind, *get_args(kind)) if isinstance(k, type)]  # or of a union
+        inner = next((k for k in tables if issubclass(k, BaseModel)), None)
+        if inner is not None:
             table = inner
         else:
             return "unknown key; a budget is a number or { of_full_network = share }"

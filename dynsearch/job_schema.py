@@ -36,6 +36,7 @@ ABOUT = {  # keys whose models carry no description of their own
     "budgets": "Limits on costs: a number in SI units, or a share of the full network's cost",
     "quality": "What counts as a good answer",
     "search": "How long and with what the search runs",
+    "risk": "What named configurations are certified for; leave out for no certificates",
     "dtype": "Number formats",
     "pooling": "How token states become one state",
     "skim": "Token skimming; leave the table out to switch it off",

@@ -15,6 +15,7 @@ from pydantic import (
     model_validator,
 )
 
+from dynsearch.export.records import LOSS_LEVELS
 from dynsearch.job_problems import nearest
 
 COSTS: tuple[str, ...] = (
@@ -57,6 +58,7 @@ ObjectiveName = Annotated[str, _known(OBJECTIVES, "is no objective")]
 ObjectiveNames = Annotated[tuple[ObjectiveName, ...], Field(strict=False, min_length=1)]
 BudgetName = Annotated[str, _known(COSTS, "cannot be budgeted")]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(gt=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 
 
@@ -161,6 +163,45 @@ class QualityTable(Table):
     metric: Literal["accuracy", "macro_f1", "mcc", "nll", "worst_class"] = Field(
         default="accuracy", description="Metric whose loss against the full network ranks"
     )
+
+
+class RiskTable(Table):
+    """Certificates for named configurations, from rows that nothing else reads."""
+
+    epsilon: Share = Field(description="Risk that is allowed, as a share: 0.02 = two points")
+    delta: Share = Field(
+        default=0.1, description="Probability that a certificate is wrong, all of them together"
+    )
+    method: Literal["wsr", "hoeffding_bentkus", "binomial", "ltt", "crc"] = Field(
+        default="wsr",
+        description="Bound or test; crc holds on average alone, whatever delta says",
+    )
+    risk: Literal["performance_gap", "consistency", "brier_gap", "brier_consistency"] = Field(
+        default="performance_gap",
+        description="What is bounded: more errors than the full network, or other answers; Brier "
+        "risks are halved",
+    )
+    levels: Annotated[tuple[float, ...], Field(strict=False, min_length=1)] | None = Field(
+        default=None, description="Calibrate the points named for these losses; all if absent"
+    )
+    selection: Literal["bonferroni", "split"] = Field(
+        default="bonferroni",
+        description="How choosing among certified points is paid for: delta shared by all, or "
+        "half of the rows picks one point and the other half certifies it",
+    )
+    seed: int = Field(default=0, ge=0, description="Of the order of the calibration rows")
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if self.method == "binomial" and self.risk.startswith("brier"):
+            raise ValueError(
+                f"method binomial needs losses of 0 or 1, {self.risk} has others; take wsr"
+            )
+        for level in self.levels or ():
+            if level not in LOSS_LEVELS:
+                known = ", ".join(f"{x:g}" for x in LOSS_LEVELS)
+                raise ValueError(f"levels: no point is named for {level:g}; known: {known}")
+        return self
 
 
 class RelativeBudget(Table):

@@ -16,6 +16,7 @@ from typing import Any
 from cost_models.calibrate.host import usable_cores
 from dynsearch.errors import DynsearchError, InputError
 from dynsearch.evaluate import Costs, lower_bounds
+from dynsearch.export.files import write_atomic
 from dynsearch.export.front import (
     Front,
     read_front,
@@ -43,9 +44,11 @@ from dynsearch.opened import (
 )
 from dynsearch.problem import problem_of
 from dynsearch.progress import Progress
-from dynsearch.quality.opening import Material, open_material
+from dynsearch.quality.data import Text
+from dynsearch.quality.opening import Material, open_material, report_texts
 from dynsearch.quality.trace import Trace, load_trace
 from dynsearch.rejection import budget_rejection
+from dynsearch.risk.certify import certify_front, risk_record
 from dynsearch.search.driver import SearchOptions, SearchResult, SearchState, run_search
 from dynsearch.search.runs import Run, create_run, open_run, run_folder
 from dynsearch.search.screen import make_screen
@@ -100,7 +103,17 @@ def make_run(job: Job, material: Material, out: Path, *, fresh: bool = False) ->
         }
     )
     folder = run_folder(out, job.name, key)
-    return create_run(folder, resolve_to_toml(safe), fresh=fresh, seed=job.search.seed)
+    run = create_run(folder, resolve_to_toml(safe), fresh=fresh, seed=job.search.seed)
+    kept = job_of(run)
+    if kept.risk != job.risk:  # no part of the hash: a finished run can be certified later
+        if kept.risk is not None and job.risk is not None:
+            logger.warning(
+                "the calibration rows of this run were opened before, for another [risk]; whoever "
+                "chooses between the two pays with the sum of both deltas"
+            )
+        changed = kept.model_copy(update={"risk": job.risk})
+        write_atomic(run.job_file, resolve_to_toml(changed))
+    return run
 
 
 def resume(
@@ -134,8 +147,11 @@ def export(
     ids: tuple[str, ...] = (),
     *,
     opset: int | None = None,
+    rows: int = 0,
 ) -> dict[str, Any]:
     """Write the front to files (json, csv, toml), or its models so that they run (torch, onnx).
+
+    With `rows`, as many report rows go with each model, for `dynsearch verify`.
 
     Raises:
         InputError: no such configuration, the run has no front yet, or the format cannot express
@@ -146,13 +162,14 @@ def export(
     if format_ == "torch":
         from dynsearch.export.torch_export import export_torch
 
-        return {"files": [str(p) for p in export_torch(run_dir, ids, out)]}
+        texts = _report_texts(run_dir, rows)
+        return {"files": [str(p) for p in export_torch(run_dir, ids, out, texts)]}
     if format_ == "onnx":
         from dynsearch.export.onnx_export import export_onnx
         from dynsearch.export.onnx_graph import OPSET
 
-        chosen = OPSET if opset is None else opset
-        return {"files": [str(p) for p in export_onnx(run_dir, ids, out, chosen)]}
+        chosen, texts = OPSET if opset is None else opset, _report_texts(run_dir, rows)
+        return {"files": [str(p) for p in export_onnx(run_dir, ids, out, chosen, texts)]}
     if ids:
         found = replace(found, front=tuple(p for p in found.front if p.id in ids))
     out.mkdir(parents=True, exist_ok=True)
@@ -243,7 +260,8 @@ def _finished(job: Job, run: Run) -> Front | None:
         return None  # no front yet, or a damaged one: it is derived and is written again
     complete = found.hypervolume and found.hypervolume[-1].passes >= job.search.trials
     confirmed = all(p.confirmed is not None for p in found.front)
-    return found if complete and confirmed else None
+    certified = found.risk == risk_record(job.risk)
+    return found if complete and confirmed and certified else None
 
 
 def _carry_on(job: Job, run: Run, material: Material, progress: Progress) -> dict[str, Any]:
@@ -363,6 +381,19 @@ def _finish(
         length_buckets=length_buckets(full.trace.lengths, None),
     )
     write_front_json(front, run.path)  # frozen: nothing is chosen after this line
+    if opened.job.risk is not None:
+        progress.stage("certifying named configurations on calibration rows")
+        front, chosen = certify_front(
+            front,
+            chosen,
+            opened.job.risk,
+            scene=priced,
+            full=full,
+            quality=quality,
+            search_trace=search_trace,
+        )
+        points = front.front
+        write_front_json(front, run.path)
     progress.stage("confirming the front on report rows")
     with all_cores():
         full_report = quality.record(full_outer, "report")
@@ -416,8 +447,17 @@ def _front_result(run: Run, found: Front) -> dict[str, Any]:
         "reference": data["reference"],
         "metric": data["metric"],
         "length_buckets": data["length_buckets"],
+        "uncertified": data["uncertified"],
         "hypervolume": data["hypervolume"][-1]["mean"] if data["hypervolume"] else 0.0,
     }
+
+
+def _report_texts(run_dir: Path, rows: int) -> list[tuple[Text, str]]:
+    """The first report rows of a run, with their labels."""
+    if not rows:
+        return []
+    run = open_run(run_dir)
+    return report_texts(job_of(run), same_material(job_of(run), run).labels, rows)
 
 
 def _check_ids(found: Front, ids: tuple[str, ...], run_dir: Path) -> None:

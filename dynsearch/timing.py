@@ -28,7 +28,7 @@ from dynsearch.sim.layer_cost import LayerCost
 from dynsearch.sim.replay import Replayer
 from dynsearch.threads import all_cores
 from search_spaces.candidate import Candidate, apply_policy, policies_of
-from search_spaces.codec import candidate_hash
+from search_spaces.codec import candidate_from_dict, candidate_hash
 from search_spaces.errors import InputError
 from search_spaces.workload import Workload
 
@@ -66,6 +66,7 @@ def bench_run_folder(
     device = local_device(opened)
     settings = {n: opened.settings[n] for n in traces}
     known = _known(parts, settings, device)
+    known |= _certified(front, known)
     full = opened.material.space.full()
     pool = pool_from_front(front, device)
     have = {c.id for c in pool}
@@ -137,6 +138,13 @@ def _known(
             outer = settings[int(part.trial[i])]
             out[_key(apply_policy(outer, part.policies, i))] = outer
     return out
+
+
+def _certified(front: Front, known: Mapping[str, Candidate]) -> dict[str, Candidate]:
+    """Outer setting of certified configurations: that of the one they were calibrated from."""
+    keys = {p.id: _key(candidate_from_dict(p.candidate)) for p in front.front}
+    found = [(p.id, p.certificate.calibrated_from) for p in front.front if p.certificate]
+    return {keys[own]: known[keys[origin]] for own, origin in found if keys[origin] in known}
 
 
 def _wider(

@@ -276,8 +276,10 @@ def test_options_arrive_where_the_work_is_done(
         seen.update(options, run=run)
         return {"rows": [], "mape": [], "spearman": [], "coverage": []}
 
-    def export(run: Path, format: str, out: Path, ids: tuple[str, ...]) -> dict[str, Any]:
-        seen.update(format=format, out=out, ids=ids)
+    def export(
+        run: Path, format: str, out: Path, ids: tuple[str, ...], *, opset: int | None, rows: int
+    ) -> dict[str, Any]:
+        seen.update(format=format, out=out, ids=ids, rows=rows)
         return {"files": []}
 
     main_job(bench=bench, export=export)
@@ -287,6 +289,10 @@ def test_options_arrive_where_the_work_is_done(
     words = ["export", "r", "--format", "csv", "--out", "o", "--id", "a", "--id", "b"]
     assert cli.run(words) == 0
     assert (seen["format"], seen["out"], seen["ids"]) == ("csv", Path("o"), ("a", "b"))
+    assert cli.run(["export", "r", "--format", "torch", "--out", "o", "--rows", "7"]) == 0
+    assert seen["rows"] == 7
+    assert cli.run(["export", "r", "--format", "csv", "--out", "o", "--rows", "7"]) == 2
+    assert "only models carry texts" in capsys.readouterr().err
 
 
 def test_search_hands_over_a_checked_job_with_the_options_of_the_command_line(

@@ -13,13 +13,13 @@ kind share inside one group, and what a shape has of its own.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import t as student
 
-from cost_models.calibrate.solve import SIGMA_START, components
+from cost_models.calibrate.solve import SIGMA_START, bulk, components
 from cost_models.price import Z90
 
 F64 = NDArray[np.float64]
@@ -30,6 +30,28 @@ SHARED_FLOOR = 0.03  # drift between two machines or days of one kind, at least
 RESIDUAL_FLOOR = 0.01
 FEW = 20  # errors below which a quantile of them says little
 ALIKE = 1.0  # devices, see `scale_of_others`; as many as the form's prior counts for (beliefs.py)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Own:
+    """Errors of a device's own few rows, each as if the fit had not seen it."""
+
+    log_error: F64  # [N] log(measured / predicted)
+    log_sd: F64  # [N] claimed of it
+    count: float  # independent rows that they are worth
+
+    @property
+    def square(self) -> float:
+        """Mean square of errors over what is claimed of them, each up to three times their bulk.
+
+        A few rows tell a 90 % quantile too badly: it is the second or third worst of them.
+        """
+        ratio = np.abs(self.log_error) / self.log_sd
+        return float(np.mean(np.minimum(ratio, 3 * bulk(ratio)) ** 2))
+
+    def beside(self, residual: float) -> Own:
+        """The same where rows have an error that no parameter explains, too."""
+        return replace(self, log_sd=np.hypot(self.log_sd, residual))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,18 +108,22 @@ def total_log_sd(error: F64, parameter_log_sd: F64) -> float:
     return float(np.exp(share * np.log(high) + (1 - share) * np.log(max(high, SIGMA_START))))
 
 
-def scale_of_others(errors: Mapping[str, F64], spreads: Mapping[str, F64], mine: str) -> float:
+def scale_of_others(
+    errors: Mapping[str, F64], spreads: Mapping[str, F64], mine: str, own: Own | None = None
+) -> float:
     """Factor on a device's spread from how the same protocol did on other devices.
 
     Rows of a device err together, by its clock, its host and its runtime: a device is one draw,
     however many rows it has. ALIKE devices that err as they claim are believed in before any was
     tried (a scaled inverse chi square for the square of the factor), so that an interval over few
     devices is that of Student's t (Gelman et al., "Bayesian Data Analysis", 3rd ed., section 3.2).
+    Rows of the device itself that a fit was given are draws of what it is asked for.
 
     Args:
         errors: log(measured / predicted) by device.
         spreads: Standard deviations that were claimed, by device.
         mine: The device that the factor is for; its own errors are not looked at.
+        own: Those of the few rows of it that were given, where there are any.
     """
     others = [name for name in errors if name != mine and errors[name].size]
     freedom, square = ALIKE + len(others), ALIKE
@@ -105,6 +131,9 @@ def scale_of_others(errors: Mapping[str, F64], spreads: Mapping[str, F64], mine:
         ratio = np.concatenate([np.abs(errors[n]) / spreads[n] for n in others])
         weight = np.concatenate([np.full(errors[n].size, 1 / errors[n].size) for n in others])
         square += len(others) * (quantile(ratio, weight=weight) / Z90) ** 2
+    if own is not None:
+        freedom += own.count
+        square += own.count * own.square
     return float(np.sqrt(square / freedom) * student.ppf((1 + LEVEL) / 2, freedom) / Z90)
 
 

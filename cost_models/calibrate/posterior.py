@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import norm, qmc
 
 from cost_models.calibrate.beliefs import (
     Posterior,
@@ -25,6 +26,7 @@ from cost_models.calibrate.beliefs import (
     prior_only,
     sibling_prior,
 )
+from cost_models.calibrate.intervals import Own
 from cost_models.calibrate.learn import learn
 from cost_models.calibrate.rows import Prepared, prepare
 from cost_models.calibrate.solve import EVALUATIONS, Solution, Task, maximum, slopes
@@ -38,12 +40,15 @@ I64 = NDArray[np.int64]
 
 ROWS = 20_000  # rows that a fit looks at; more are thinned evenly
 FOLDS = 5
+DRAWS = 64  # of what is believed of a device that was never measured
+LEAST_LEFT = 0.01  # 1 - leverage of a row on which a parameter hangs alone
 
 __all__ = [
     "LeftOut",
     "Posterior",
     "Prior",
     "default_prior",
+    "fit_few",
     "fit_rows",
     "left_out",
     "predict_rows",
@@ -109,6 +114,30 @@ def fit_rows(
     return _with_learned(every, device, found) if learning else found
 
 
+def fit_few(measured: Measured, device: Device, prior: Prior) -> tuple[Posterior, Own]:
+    """`fit_rows` of a few rows of one table, and what they say of how wrong it is.
+
+    Each row is left out in turn to first order: with leverage h its error r grows to r / (1 - h),
+    and so does what the parameters are unsure of (Sherman and Morrison; Cook and Weisberg,
+    "Residuals and Influence in Regression", 1982, section 2.2).
+
+    Args:
+        measured: N rows of the device.
+        device: As in `fit_rows`.
+        prior: As there.
+    """
+    prior = _completed(device, tuple(prior.value), prior)
+    rows = prepare([measured])
+    found, solution = _posterior(rows, device, prior, np.ones(len(rows)), None)
+    _, jacobian = parameter_slopes(rows, device, found)
+    kept = 1 / np.maximum(1 - solution.leverage, LEAST_LEFT)
+    return found, Own(
+        log_error=solution.residual * kept,
+        log_sd=spread_of(jacobian, found.covariance) * np.sqrt(kept),
+        count=len(rows) / found.design_effect,
+    )
+
+
 def predict_rows(
     measured: Sequence[Measured], device: Device, *, threads: int | None = None
 ) -> F64:
@@ -131,9 +160,29 @@ def predict_with_spread(
     *,
     threads: int | None = None,
 ) -> tuple[F64, F64]:
-    """Seconds [N], and the log error [N] that unsure parameters alone cause."""
-    base, jacobian = parameter_slopes(prepare(measured, threads=threads), device, posterior)
+    """Seconds [N], and the log error [N] that unsure parameters alone cause.
+
+    To first order where rows were seen. What is believed of a device before is so wide that
+    terms which are small at the mean may be most of the time: there it is drawn from.
+    """
+    rows = prepare(measured, threads=threads)
+    if posterior.n == 0:
+        return _drawn(rows, device, posterior)
+    base, jacobian = parameter_slopes(rows, device, posterior)
     return np.exp(base), spread_of(jacobian, posterior.covariance)
+
+
+def _drawn(rows: Prepared, device: Device, posterior: Posterior) -> tuple[F64, F64]:
+    """Seconds [N] at the mean of the parameters, and root mean square log errors of draws [N]."""
+    task = _task(rows, device, posterior.names, np.ones(len(rows)), None)
+    x = np.log(posterior.values)
+    base = task.log_predict(np.minimum(x, task.top))
+    normal = norm.ppf(qmc.Sobol(x.size, rng=0).random(DRAWS))
+    steps = normal @ np.linalg.cholesky(posterior.covariance).T
+    squares = np.zeros(len(rows))
+    for step in steps:
+        squares += (task.log_predict(np.minimum(x + step, task.top)) - base) ** 2
+    return np.exp(base), np.sqrt(squares / DRAWS)
 
 
 def spread_of(jacobian: F64, covariance: F64) -> F64:

@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from cost_models.adapters import scan
 from cost_models.calibrate.beliefs import Posterior, default_prior
 from cost_models.calibrate.intervals import Spread, split
-from cost_models.calibrate.posterior import ROWS, LeftOut, fit_rows, left_out
+from cost_models.calibrate.posterior import LeftOut, fit_rows, left_out
 from cost_models.calibrate.rows import Prepared, prepare
-from cost_models.calibrate.subjects import Subject, gather
+from cost_models.calibrate.subjects import FIT_ROWS, Subject, gather
 from cost_models.calibrate.write import profile_text
 from cost_models.device import Device
 from cost_models.price import MATMULS
@@ -38,7 +38,7 @@ FEWEST = 5  # rows of a profile
 LEARNED = 0.9  # a parameter is fitted where its spread fell below this share of the prior's
 
 
-def ship(root: Path, out: Path = PROFILES, *, only: str = "", rows: int = ROWS) -> list[str]:
+def ship(root: Path, out: Path = PROFILES, *, only: str = "", rows: int = FIT_ROWS) -> list[str]:
     """Write a profile for every subject of a data folder.
 
     Args:
@@ -74,7 +74,7 @@ def ship(root: Path, out: Path = PROFILES, *, only: str = "", rows: int = ROWS) 
     return told
 
 
-def profile_of(subject: Subject, *, today: str | None = None, rows: int = ROWS) -> Profile:
+def profile_of(subject: Subject, *, today: str | None = None, rows: int = FIT_ROWS) -> Profile:
     """Fit one subject, and estimate its errors from groups left out.
 
     Args:
@@ -193,7 +193,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, required=True, help="folder with measured CSV files")
     parser.add_argument("--out", type=Path, default=PROFILES, help="folder for profiles")
     parser.add_argument("--only", default="", help="subjects whose name contains this")
-    parser.add_argument("--rows", type=int, default=ROWS, help="rows that one fit looks at")
+    parser.add_argument("--rows", type=int, default=FIT_ROWS, help="rows that one fit looks at")
     given = parser.parse_args(arguments)
     try:
         lines = ship(given.data, given.out, only=given.only, rows=given.rows)

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cost_models.calibrate.beliefs import Posterior, Prior
+from cost_models.calibrate.intervals import Own
 from cost_models.calibrate.posterior import fit_rows, predict_rows
 from cost_models.device import Device
 from cost_models.measured import Measured, joined
@@ -64,6 +65,7 @@ class Kinship:
     log_factor: float  # log k
     posterior: Posterior  # the relative's parameters, bent by the points
     log_scatter: float  # root mean square of the points' log ratios around log k
+    log_left: F64  # [points] what each is off when the others set the factor
     weight: float  # of this relative among all, they add up to 1
 
 
@@ -81,6 +83,17 @@ class Transfer:
             log_s += k.weight * (np.log(times) + k.log_factor + k.sibling.carried(rows))
         found: F64 = np.exp(log_s)
         return found
+
+    def own(self, residual: float) -> Own | None:
+        """How the points do when the others set the factor; None of a single one.
+
+        Args:
+            residual: Claimed standard deviation of log(measured / predicted).
+        """
+        off = np.sum([k.weight * k.log_left for k in self.kin], axis=0)
+        if off.size < 2:
+            return None
+        return Own(log_error=off, log_sd=np.full(off.size, residual), count=off.size - 1.0)
 
 
 def sibling_of(
@@ -137,12 +150,21 @@ def transfer(points: Measured, siblings: Sequence[Sibling]) -> Transfer:
             log_factor=factors[i],
             posterior=_bent(points, siblings[i], factors[i]),
             log_scatter=float(scatter[i]),
+            log_left=_left(ratios[i]),
             weight=float(weight[i] / weight[weight >= LEAST_WEIGHT].sum()),
         )
         for i in np.argsort(-weight)
         if weight[i] >= LEAST_WEIGHT
     ]
     return Transfer(kin=tuple(kin))
+
+
+def _left(log_ratio: F64) -> F64:
+    """Each ratio beside the median of the others [N]; 0 of a single one."""
+    if log_ratio.size < 2:
+        return np.zeros(log_ratio.size)
+    others = [np.median(np.delete(log_ratio, i)) for i in range(log_ratio.size)]
+    return log_ratio - np.array(others)
 
 
 def _bent(points: Measured, sibling: Sibling, log_factor: float) -> Posterior:

@@ -93,6 +93,7 @@ class Solution:
     residual: F64  # [N] log(measured / predicted)
     sigma: F64  # [N] log noise of each row, one value a table
     design_effect: F64  # [N] rows that tell as much as one independent row, one value a table
+    leverage: F64  # [N] how far a row's own pull moves its prediction, 0 (not at all) to 1
     evaluations: int
 
 
@@ -135,12 +136,18 @@ def maximum(task: Task, *, start: F64 | None = None, evaluations: int = EVALUATI
             effect[mine] = design_effect(residual[mine], task.group[mine])
             doubted[mine] = task.spoilt[mine] & (bulk(residual[mine]) < CLOSE)
     precision = np.diag(1 / task.log_sd**2)
+    leverage = np.zeros(rows)
     for b in blocks:
         here = (sigma[b.rows], effect[b.rows], doubted[b.rows])
-        precision[np.ix_(b.moving, b.moving)] += _told(b, x, residual[b.rows], *here)
+        steps, pull = _pulls(b, x, residual[b.rows], *here)
+        part = np.ix_(b.moving, b.moving)
+        precision[part] += steps.T @ (pull[:, None] * steps)
+        inverse = np.linalg.inv(precision[part])
+        leverage[b.rows] = pull * np.einsum("np,pq,nq->n", steps, inverse, steps)
     return Solution(
         x=x,
         covariance=np.asarray(np.linalg.inv(precision), dtype=np.float64),
+        leverage=leverage,
         residual=residual,
         sigma=sigma,
         design_effect=effect,
@@ -229,22 +236,20 @@ def _cauchy(z: F64) -> F64:
     return np.stack([np.log1p(z), 1 / (1 + z), -1 / (1 + z) ** 2])
 
 
-def _told(
+def _pulls(
     block: Block,
     x: F64,
     residual: F64,
     sigma: F64,
     effect: F64,
     doubted: NDArray[np.bool_],
-) -> F64:
-    """Curvature that the rows of a block add to its parameters' precision."""
+) -> tuple[F64, F64]:
+    """Slopes [N, P] of the rows of a block, and the weight [N] with which each pulls."""
     task = block.task
     jacobian = slopes(task.log_predict, x, task.top, task.log_seconds - residual, block.moving)
     z = (residual / (ROBUST_FROM * sigma)) ** 2
     robust = np.where(doubted, _cauchy(z)[1], _huber(z)[1])
-    weight = task.weight * robust / effect / sigma**2
-    found: F64 = jacobian.T @ (weight[:, None] * jacobian)
-    return found
+    return jacobian, task.weight * robust / effect / sigma**2
 
 
 def bulk(residual: F64) -> float:

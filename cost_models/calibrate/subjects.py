@@ -13,6 +13,7 @@ from cost_models.measured import Measured
 from search_spaces.candidate import DTYPES
 
 FEWEST_GROUPS = 3
+FIT_ROWS = 2500  # of a subject that one fit looks at
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

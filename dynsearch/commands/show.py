@@ -6,6 +6,7 @@ import json
 from typing import Any, TextIO
 
 from dynsearch.commands.tables import megabytes, milliseconds, percent, print_table
+from dynsearch.risk.certificate import Certificate
 
 Result = dict[str, Any]
 
@@ -37,6 +38,16 @@ def front(result: Result, out: TextIO) -> None:
     )
     rows = [_front_row(p) for p in points]
     print_table(out, f"front: {len(rows)} configurations", columns, rows)
+    _certificates(result, out)
+
+
+def _certificates(result: Result, out: TextIO) -> None:
+    """A line for each certified configuration, and for each that could not be."""
+    told = {p["id"]: p["certificate"] for p in result["front"] if p.get("certificate")}
+    for key, certificate in told.items():
+        out.write(f"{key} certified: {Certificate(**certificate).statement}\n")
+    for key, reason in result.get("uncertified", {}).items():
+        out.write(f"{key} not certified: {reason}\n")
 
 
 def _front_row(point: Result) -> list[str]:

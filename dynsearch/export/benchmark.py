@@ -87,7 +87,10 @@ def main(arguments: list[str] | None = None) -> int:
         "format": config["format"],
         "threads": options.threads,
         "rows": found,
-        "predicted": config["predicted"],
+        "predicted": [
+            {"device": name, **entry["predicted"]}
+            for name, entry in config["expected"]["devices"].items()
+        ],
     }
     sys.stdout.write(json.dumps(result, indent=1) + "\n" if options.json else _text(result))
     return 0

@@ -6,14 +6,17 @@ import re
 from collections.abc import Sequence
 
 from dynsearch.export.records import Front, FrontPoint
+from dynsearch.risk.certificate import Certificate
 
 
 def model_card(
     front: Front,
     points: Sequence[FrontPoint],
+    *,
     size: int,
     columns: Sequence[str],
     packages: Sequence[str],
+    certificate: Certificate | None,
 ) -> str:
     """The model card of one configuration.
 
@@ -23,6 +26,7 @@ def model_card(
         size: Bytes of the model's files.
         columns: Names of the texts that it reads, one or two.
         packages: What its runner needs.
+        certificate: What it carries.
     """
     p, s, c = points[0], points[0].selected, points[0].confirmed
     depth = p.candidate["depth"]
@@ -57,6 +61,8 @@ def model_card(
             f"| confirmed (unseen rows) | {c.error:.2%} | {c.loss * 100:+.2f} points, 95 % "
             f"interval {c.low * 100:+.2f} to {c.high * 100:+.2f} | {c.n} |"
         )
+    if certificate is not None:
+        lines += ["", f"Certificate: {certificate.statement}. {certificate.note}"]
     lines += [
         "",
         "| device | mean latency, predicted (90 % interval) | measured |",

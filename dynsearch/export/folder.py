@@ -2,13 +2,13 @@
 
 A folder is laid out as Hugging Face does: `config.json`, the model, `tokenizer.json`, a model card
 `README.md`; beside them `runner.py` and `benchmark.py` with the few source files that they need in
-`lib`. `config.json` has the checksum of every file that decides an answer.
+`lib`. `config.json` has the checksum of every file but itself and the card, the certificate where
+there is one, and what `dynsearch verify` holds the folder to.
 """
 
 from __future__ import annotations
 
 import difflib
-import hashlib
 import json
 import shutil
 import tempfile
@@ -19,19 +19,29 @@ from typing import Any
 
 from dynsearch.export.card import model_card
 from dynsearch.export.front import FRONT_FILE, read_front
+from dynsearch.export.manifest import (
+    CONFIG_FILE,
+    SCHEMA_VERSION,
+    TOKENIZER,
+    WEIGHTS,
+    file_hashes,
+    model_sha256,
+)
+from dynsearch.export.promise import Row, certificate_of, expected, write_rows
 from dynsearch.export.records import Front, FrontPoint
 from dynsearch.export.vendor import vendor
 from dynsearch.models.dynamic import EncoderConfig, Weights
 from dynsearch.quality.supernet import load_supernet
+from dynsearch.risk.certificate import Certificate
 from search_spaces.candidate import Candidate, layer_schedule
 from search_spaces.codec import candidate_from_dict
 from search_spaces.errors import InputError, Problem
 from search_spaces.validity import require_valid
 
-SCHEMA_VERSION = 1
 SUPERNET = "supernet"
 SCRIPTS = ("runner.py", "benchmark.py")
-TOKENIZER = "tokenizer.json"
+# what the runner needs for any format
+RUNTIME = ("dynsearch.export.manifest", "dynsearch.risk.certificate", "search_spaces.codec")
 SPECIAL = {
     "cls_token": ("[CLS]", "<s>"),
     "sep_token": ("[SEP]", "</s>"),
@@ -59,23 +69,25 @@ class Written:
 
     files: dict[str, bytes]  # of the model, by name
     config: dict[str, Any]  # its entries of config.json; "format" among them
-    runtime: tuple[str, ...]  # modules that its runner needs
+    runtime: tuple[str, ...]  # modules that its runner needs beside those of any format
     packages: tuple[str, ...]  # and packages
+    void: str = ""  # why a certificate of the network says nothing of these files
 
 
 Format = Callable[[Source], Written]
 
 
 def export_folders(
-    run_dir: Path, ids: Sequence[str], out: Path, format_: Format
+    run_dir: Path, ids: Sequence[str], out: Path, format_: Format, rows: Sequence[Row] = ()
 ) -> tuple[Path, ...]:
     """Write one folder per configuration under `out`, each named after its id.
 
     Args:
         run_dir: The run folder; its `supernet` folder holds weights, tokenizer and class names.
-        ids: Configurations of its front; empty = the named ones.
+        ids: Configurations of its front; empty = the named and the certified ones.
         out: Folder that gets the folders; an older export of the same id is replaced.
         format_: Makes the files of the model.
+        rows: Labelled texts to write beside each model, for `dynsearch verify`.
 
     Raises:
         InputError: unknown ids (all at once, with the nearest), an unreadable supernet, or what
@@ -84,14 +96,14 @@ def export_folders(
     front = read_front(run_dir)
     wanted = list(dict.fromkeys(ids)) or _named(front)
     points = _find(front, wanted, run_dir)
-    config, weights, info = load_supernet(run_dir / SUPERNET)
-    tokenizer = (run_dir / SUPERNET / TOKENIZER).read_bytes()
+    supernet = run_dir / SUPERNET
+    config, weights, info = load_supernet(supernet)
     made = []
     for found in points:  # all of them first: nothing is written where one is refused
         source = _source(front, found[0], config, weights, info)
         made.append((found, source, format_(source)))
     out.mkdir(parents=True, exist_ok=True)
-    return tuple(_write(front, *one, tokenizer, out) for one in made)
+    return tuple(_write(front, *one, supernet, rows, out) for one in made)
 
 
 def _source(
@@ -115,7 +127,7 @@ def _source(
 
 
 def _named(front: Front) -> list[str]:
-    return list(dict.fromkeys(p.id for p in front.front if p.named))
+    return list(dict.fromkeys(p.id for p in front.front if p.named or p.certificate))
 
 
 def _find(front: Front, ids: Sequence[str], run_dir: Path) -> list[list[FrontPoint]]:
@@ -144,24 +156,29 @@ def _write(
     points: list[FrontPoint],
     source: Source,
     written: Written,
-    tokenizer: bytes,
+    supernet: Path,
+    rows: Sequence[Row],
     out: Path,
 ) -> Path:
     """Fill a folder under another name, then rename it: whole or not at all."""
-    first = points[0]
-    files = written.files | {TOKENIZER: tokenizer}
+    first, tokenizer = points[0], (supernet / TOKENIZER).read_bytes()
     part = Path(tempfile.mkdtemp(prefix=f".{first.id}.", dir=out))
     try:
-        for name, raw in files.items():
+        for name, raw in (written.files | {TOKENIZER: tokenizer}).items():
             (part / name).write_bytes(raw)
         for name in SCRIPTS:
             shutil.copyfile(Path(__file__).with_name(name), part / name)
-        vendor(written.runtime, part / "lib")
-        head = _config(front, points, source, written, files)
-        _write_json(part / "config.json", head)
+        vendor((*RUNTIME, *written.runtime), part / "lib")
         _write_json(part / "tokenizer_config.json", _tokenizer_config(tokenizer, source.max_len))
-        size = sum(map(len, written.files.values()))
-        card = model_card(front, points, size, source.text_columns, written.packages)
+        if rows:
+            write_rows(part, rows, source.text_columns)
+        head = _config(front, points, source, written, file_hashes(part))
+        certificate = certificate_of(
+            first, source.candidate, supernet / WEIGHTS, head["sha256"], written.void
+        )
+        head["certificate"] = None if certificate is None else asdict(certificate)
+        _write_json(part / CONFIG_FILE, head)
+        card = _card(front, points, source, written, certificate)
         (part / "README.md").write_text(card, encoding="utf-8")
         part.chmod(0o755)
         target = out / first.id
@@ -183,11 +200,11 @@ def _config(
     points: list[FrontPoint],
     source: Source,
     written: Written,
-    files: Mapping[str, bytes],
+    files: Mapping[str, str],
 ) -> dict[str, Any]:
     first = points[0]
     labels = source.labels
-    return {
+    head: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "model_type": "dynsearch",
         "id": first.id,
@@ -203,13 +220,30 @@ def _config(
         "head": "linear, tanh, linear after each exit layer, on the pooled state",
         "max_len": source.max_len,
         "encoder": asdict(source.geometry),
-        "files": {name: hashlib.sha256(raw).hexdigest() for name, raw in files.items()},
+        "files": files,
         "selected": asdict(first.selected),
         "confirmed": None if first.confirmed is None else asdict(first.confirmed),
-        "workload": front.workload,
-        "predicted": [{"device": p.device, **asdict(p.predicted)} for p in points],
+        "expected": expected(front, points),
         **written.config,
     }
+    return head | {"sha256": model_sha256(head)}
+
+
+def _card(
+    front: Front,
+    points: list[FrontPoint],
+    source: Source,
+    written: Written,
+    certificate: Certificate | None,
+) -> str:
+    return model_card(
+        front,
+        points,
+        size=sum(map(len, written.files.values())),
+        columns=source.text_columns,
+        packages=written.packages,
+        certificate=certificate,
+    )
 
 
 def _tokenizer_config(tokenizer: bytes, max_len: int) -> dict[str, Any]:

@@ -6,6 +6,7 @@ Records are in `records.py`, the columns of the table in `table.py`. All writes 
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
@@ -29,6 +30,7 @@ from dynsearch.export.records import (
     mark_named,
 )
 from dynsearch.export.table import CSV_COLUMNS, write_front_csv
+from dynsearch.risk.certificate import void_reasons
 from search_spaces import codec
 from search_spaces.errors import InputError, Problem
 
@@ -60,6 +62,7 @@ __all__ = [
 SCHEMA_VERSION = 1
 FRONT_FILE = "front.json"
 BENCH_FILE = "bench.json"
+logger = logging.getLogger(__name__)
 _ID = re.compile(r"[0-9A-Za-z][0-9A-Za-z_-]{0,63}")
 
 
@@ -77,6 +80,8 @@ def write_front_json(front: Front, run_dir: Path) -> Path:
 def read_front(run_dir: Path) -> Front:
     """The front of a run folder, with the figures of `bench.json` laid over it when present.
 
+    A certificate that does not fit its configuration is void: it is left out, with a warning.
+
     Raises:
         InputError: when the folder or file is missing, half-written, of a newer schema or does
             not fit the schema; every misfit is listed.
@@ -90,6 +95,7 @@ def read_front(run_dir: Path) -> Front:
         read_json(path, "the search has left no front yet; `dynsearch resume RUN` finishes it"),
         path,
     )
+    front = replace(front, front=tuple(_with_valid(front, p, path) for p in front.front))
     if (run_dir / BENCH_FILE).exists():
         return with_measurements(front, read_json(run_dir / BENCH_FILE, ""))
     return front
@@ -192,6 +198,22 @@ def _front_from(data: Mapping[str, Any], path: Path) -> Front:
     return front
 
 
+def _with_valid(front: Front, p: FrontPoint, path: Path) -> FrontPoint:
+    """The point, without a certificate that does not apply to it."""
+    if p.certificate is None:
+        return p
+    reasons = void_reasons(
+        p.certificate,
+        candidate=codec.candidate_from_dict(p.candidate),
+        max_len=front.workload.get("max_len"),
+    )
+    if not reasons:
+        return p
+    logger.warning("%s: the certificate of %s is void: %s", path, p.id, "; ".join(reasons))
+    fidelity = "confirmed" if p.fidelity == "certified" else p.fidelity
+    return replace(p, certificate=None, fidelity=fidelity)
+
+
 def _misfits(front: Front, path: str) -> Iterator[Problem]:
     seen: set[tuple[str, str]] = set()
     for i, p in enumerate(front.front):
@@ -220,6 +242,8 @@ def _toml_header(front: Front, points: list[FrontPoint]) -> str:
             f"confirmed (report rows, n = {c.n}): error {c.error:.4f}, "
             f"loss {c.loss:+.4f}, 95 % interval {c.low:+.4f} to {c.high:+.4f}"
         )
+    if first.certificate is not None:
+        lines.append(f"certified: {first.certificate.statement}")
     for p in points:
         lines.append(
             f"{p.device}: predicted mean {p.predicted.latency_mean_s:.3e} s "

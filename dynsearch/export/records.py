@@ -15,10 +15,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from dynsearch.risk.certificate import Certificate
 from search_spaces.candidate import Candidate
 
 LOSS_LEVELS: tuple[float, ...] = (0.0, 0.005, 0.01, 0.02)
-FIDELITIES: tuple[str, ...] = ("replay", "confirmed", "measured")
+FIDELITIES: tuple[str, ...] = ("replay", "confirmed", "certified", "measured")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,6 +128,7 @@ class FrontPoint:
     reach: tuple[float, ...] | None = None  # [L] share of search rows that enter each layer
     selected_quality: QualityFigures | None = None  # None: written before there were any
     confirmed_quality: QualityFigures | None = None
+    certificate: Certificate | None = None
 
     @property
     def dtype(self) -> str:
@@ -188,6 +190,8 @@ class Front:
     budget_rejection: dict[str, dict[str, float]] = field(default_factory=dict)
     metric: str = "accuracy"  # whose loss ranks and stands in `error`, see the module's docstring
     length_buckets: tuple[LengthBucket, ...] = ()
+    risk: dict[str, Any] | None = None  # the job's [risk], None: no certificates were asked for
+    uncertified: dict[str, str] = field(default_factory=dict)  # id -> why it has no certificate
 
     @property
     def devices(self) -> tuple[str, ...]:

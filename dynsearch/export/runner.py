@@ -16,21 +16,21 @@ onnxruntime and numpy.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import os
-import re
 import sys
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-SCHEMA_VERSION = 1
 Text = str | tuple[str, str]  # one text, or a pair
 Row = tuple[list[int], list[int]]  # token ids and types of one text or pair
-_FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+Encode = Callable[[Sequence[Text]], list[Row]]
+# ids [B, T], lengths [B], types [B, T] or None -> prediction, exit_layer, logits
+Run = Callable[[Any, Any, Any], Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +48,9 @@ class Model:
     """A loaded configuration."""
 
     config: dict[str, Any]
-    encode: Callable[[Sequence[Text]], list[Row]]
-    # ids [B, T], lengths [B], types [B, T] or None -> prediction, exit_layer, logits
-    run: Callable[[Any, Any, Any], Any]
+    encode: Encode
+    run: Run
+    certificate: Any = None  # None: there is none, or it is void
 
     @property
     def pairs(self) -> bool:
@@ -67,6 +67,12 @@ class Model:
             if isinstance(text, str) == self.pairs or (self.pairs and len(text) != 2):
                 what = "pairs of texts" if self.pairs else "one text at a time"
                 raise ValueError(f"this model reads {what}, not {text!r}")
+        if self.certificate and self.certificate.batches != "any" and batch > 1:
+            warnings.warn(
+                f"the certificate is void here: it holds for {self.certificate.batches}, not for "
+                f"batches of {batch}",
+                stacklevel=2,
+            )
         rows = self.encode(texts)
         answers: dict[int, Answer] = {}
         for part in batches(rows, batch):
@@ -108,6 +114,8 @@ def batches(rows: Sequence[Row], batch: int) -> list[list[int]]:
 def load(folder: str | Path = HERE, *, threads: int | None = None) -> Model:
     """The configuration in `folder`, every file checked against config.json.
 
+    A certificate that does not fit what is in the folder is void: a warning says why.
+
     Args:
         folder: An exported folder.
         threads: Of the runtime; None: one for onnxruntime, torch as it is set.
@@ -121,60 +129,36 @@ def load(folder: str | Path = HERE, *, threads: int | None = None) -> Model:
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "8192")
     if (HERE / "lib").is_dir() and str(HERE / "lib") not in sys.path:
         sys.path.insert(0, str(HERE / "lib"))
-    config = _config(folder)
-    _check_files(folder, config)
-    return (_load_onnx if config["format"] == "onnx" else _load_torch)(folder, config, threads)
+    from dynsearch.export.manifest import read_manifest
+    from dynsearch.risk.certificate import checked
+    from search_spaces.codec import candidate_from_dict
+
+    config = read_manifest(folder)
+    candidate = candidate_from_dict(config["candidate"], file=folder / "config.json")
+    certificate, reasons = checked(
+        config.get("certificate"),
+        candidate=candidate,
+        max_len=config["max_len"],
+        export_sha256=config["sha256"],
+    )
+    for reason in reasons:
+        warnings.warn(f"the certificate of this model is void: {reason}", stacklevel=2)
+    if config["format"] == "onnx":
+        encode, run = _load_onnx(folder, config, threads)
+    else:
+        encode, run = _load_torch(folder, config, candidate, threads)
+    return Model(config=config, encode=encode, run=run, certificate=certificate)
 
 
-def _config(folder: Path) -> dict[str, Any]:
-    from search_spaces.errors import InputError
-
-    path = folder / "config.json"
-    try:
-        config: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        version, kind, _ = config["schema_version"], config["format"], config["files"]
-    except FileNotFoundError:
-        text = "missing; is this a folder that dynsearch export wrote?"
-        raise InputError.one(path, "", None, text) from None
-    except (ValueError, KeyError, TypeError) as error:
-        text = f"no config.json of an export ({error!r}); export it again"
-        raise InputError.one(path, "", None, text) from None
-    if version > SCHEMA_VERSION:
-        raise InputError.one(path, "schema_version", version, "of a newer dynsearch; upgrade")
-    if kind not in ("torch", "onnx"):
-        raise InputError.one(path, "format", kind, "must be torch or onnx; export it again")
-    return config
-
-
-def _check_files(folder: Path, config: dict[str, Any]) -> None:
-    """Refuse names that leave the folder, files that are missing, files that are others."""
-    from search_spaces.errors import InputError, Problem
-
-    path, problems = folder / "config.json", []
-    asked = [part["file"] for part in config.get("onnx", {}).get("segments", ())]
-    for name in dict.fromkeys([*config["files"], *asked]):
-        digest = config["files"].get(name)
-        if not _FILE.fullmatch(name):
-            problems.append(Problem(str(path), "files", name, "no plain name of a file here"))
-        elif digest is None:
-            problems.append(Problem(str(path), "files", name, "has no checksum; export it again"))
-        elif not (folder / name).is_file():
-            problems.append(Problem(str(folder / name), "", "", "missing; copy the whole folder"))
-        elif hashlib.sha256((folder / name).read_bytes()).hexdigest() != digest:
-            text = "not the file that config.json describes: changed, or of another export"
-            problems.append(Problem(str(folder / name), "", "", text))
-    if problems:
-        raise InputError(problems)
-
-
-def _load_torch(folder: Path, config: dict[str, Any], threads: int | None) -> Model:
+def _load_torch(
+    folder: Path, config: dict[str, Any], candidate: Any, threads: int | None
+) -> tuple[Encode, Run]:
     import torch
     from safetensors.torch import load_file
     from tokenizers import Tokenizer
 
     from dynsearch.models.dynamic import EncoderConfig, plan_of
     from dynsearch.models.packed import encoder_of
-    from search_spaces.codec import candidate_from_dict
 
     if threads is not None:
         torch.set_num_threads(threads)
@@ -184,8 +168,8 @@ def _load_torch(folder: Path, config: dict[str, Any], threads: int | None) -> Mo
     }
     network = EncoderConfig(**geometry)
     tensors = load_file(str(folder / "model.safetensors"))
-    plan = plan_of(candidate_from_dict(config["candidate"]))
-    encoder = encoder_of(network, tensors, config["candidate"]["dtype"], plan)
+    plan = plan_of(candidate)
+    encoder = encoder_of(network, tensors, candidate.dtype, plan)
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.no_padding()
     tokenizer.enable_truncation(max_length=config["max_len"])
@@ -198,10 +182,10 @@ def _load_torch(folder: Path, config: dict[str, Any], threads: int | None) -> Mo
         kinds = None if types is None else torch.from_numpy(types)
         return encoder.run(plan, torch.from_numpy(ids), lengths, kinds)
 
-    return Model(config=config, encode=encode, run=run)
+    return encode, run
 
 
-def _load_onnx(folder: Path, config: dict[str, Any], threads: int | None) -> Model:
+def _load_onnx(folder: Path, config: dict[str, Any], threads: int | None) -> tuple[Encode, Run]:
     from dynsearch.export.onnx_engine import OnnxEncoder
     from dynsearch.export.plain_tokens import plain_tokenizer
 
@@ -211,9 +195,7 @@ def _load_onnx(folder: Path, config: dict[str, Any], threads: int | None) -> Mod
         config["onnx"], lambda name: str(folder / name), threads=1 if threads is None else threads
     )
     max_len = config["max_len"]
-    return Model(
-        config=config, encode=lambda texts: tokenizer.encode(texts, max_len), run=encoder.run
-    )
+    return lambda texts: tokenizer.encode(texts, max_len), encoder.run
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -64,7 +64,8 @@ CSV_COLUMNS: dict[str, str] = {
     "and dtype, chosen before the report rows were opened.",
     "dominated": "After confirmation another of its device and dtype is no worse in error "
     "and cost and better in one.",
-    "fidelity": "replay = search rows only, confirmed = also report rows, measured = also timed.",
+    "fidelity": "replay = search rows only, confirmed = also report rows, certified = with a "
+    "certificate, measured = also timed.",
     "ranked_by": "Metric that ranks: errors and losses are shares of wrong answers for accuracy, "
     "nats for nll, else 1 - metric.",
     "selected_error": "Error on the search rows by the metric that ranks (plain estimate).",

@@ -14,19 +14,22 @@ from pathlib import Path
 from safetensors.torch import save
 
 from dynsearch.export.folder import Source, Written, export_folders
+from dynsearch.export.manifest import WEIGHTS
+from dynsearch.export.promise import Row
 from dynsearch.models.dynamic import Weights
 from dynsearch.models.packed import stored
 from search_spaces.candidate import Candidate, layer_schedule
 
-RUNTIME = ("dynsearch.models.dynamic", "search_spaces.codec")
+RUNTIME = ("dynsearch.models.dynamic",)
 PACKAGES = ("torch", "numpy", "safetensors", "tokenizers")
-WEIGHTS = "model.safetensors"
 _SPLIT = re.compile(r"(?:router|experts)(\d+)")
 
 
-def export_torch(run_dir: Path, ids: Sequence[str], out: Path) -> tuple[Path, ...]:
+def export_torch(
+    run_dir: Path, ids: Sequence[str], out: Path, rows: Sequence[Row] = ()
+) -> tuple[Path, ...]:
     """One folder per configuration; see `folder.export_folders`."""
-    return export_folders(run_dir, ids, out, written)
+    return export_folders(run_dir, ids, out, written, rows)
 
 
 def written(source: Source) -> Written:

@@ -102,6 +102,7 @@ class Record:
     expert_tokens: list[Ints] = field(default_factory=list)  # [B, max E]
     skim_gap: list[NDArray[np.float32]] = field(default_factory=list)  # [B]
     router_gap: list[NDArray[np.float32]] = field(default_factory=list)  # [B]
+    cosine_previous: list[Tensor] = field(default_factory=list)  # [B] of the pooled states
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,11 +198,16 @@ class DynamicEncoder:
         """Run all `plan.depth` layers with no exit and append what happened to `record`."""
         with torch.inference_mode():
             state, gap = self.drop_input(self.start(ids, lengths, types), plan)
+            before = self.pool(state)
             for layer in range(plan.depth):
                 record.tokens_layer.append(state.n)
                 state = self._layer(layer, state, plan, record)
                 record.tokens_ffn.append(state.n)
-                record.logits.append(self.head(layer, self.pool(state)).float())
+                pooled = self.pool(state)
+                record.logits.append(self.head(layer, pooled).float())
+                likeness = functional.cosine_similarity(pooled.float(), before.float(), dim=-1)
+                record.cosine_previous.append(likeness)
+                before = pooled
             record.skim_gap[0] = np.minimum(record.skim_gap[0], gap)
 
     def pooled(

@@ -24,20 +24,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from dynsearch.checksums import file_sha256
 from dynsearch.models.dynamic import EncoderConfig, Weights
 from dynsearch.models.families import FAMILIES, Family
 from search_spaces.candidate import Backbone
 from search_spaces.errors import InputError
-
-
-def file_sha256(path: Path) -> str:
-    """sha256 of a file as hex."""
-    digest = hashlib.sha256()
-    with path.open("rb") as f:
-        while block := f.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
 
 # What decides a model besides its weights: geometry and settings, and how texts become tokens.
 SETTINGS = (

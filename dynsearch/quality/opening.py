@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer
 
+from dynsearch.checksums import file_sha256
 from dynsearch.job import Job
 from dynsearch.models.tokens import load_tokenizer, tokenize
-from dynsearch.models.weights import file_sha256, model_sha256, read_backbone, weights_path
+from dynsearch.models.weights import model_sha256, read_backbone, weights_path
 from dynsearch.quality import data
 from dynsearch.quality.source import SupernetQuality
 from dynsearch.quality.splits import FEW_ROWS, PRESETS, split_examples, unseen
@@ -99,6 +100,10 @@ def open_material(job: Job) -> Material:
     _check_classes(splits, examples.labels, _data_name(job))
     if len(job.data.text_columns) == 2 and splits["train"].tokens.types is not None:
         _check_types(splits["train"], backbone, job.source)
+    if job.risk is not None:
+        from dynsearch.risk.control import check_rows
+
+        check_rows(job.risk, len(splits["calibrate"].tokens), file=job.source)
     if job.quality.metric == "worst_class":
         _check_worst_class(splits, examples.labels, _data_name(job))
     return Material(
@@ -193,6 +198,20 @@ def _also(job: Job, examples: data.Examples) -> data.Examples | None:
 def _single(examples: data.Examples) -> list[str]:
     """Texts that are no pairs."""
     return [text for text in examples.texts if isinstance(text, str)]
+
+
+def report_texts(job: Job, labels: tuple[str, ...], count: int) -> list[tuple[data.Text, str]]:
+    """The first report rows of a job as texts with their labels.
+
+    Args:
+        job: A job whose material was opened before.
+        labels: Names of its classes.
+        count: Rows at most.
+    """
+    sizes = PRESETS.get(job.data.subset) if job.data.package else None
+    rows = split_examples(_examples(job), sizes, file=_data_name(job))["report"]
+    named = [labels[k] for k in rows.classes[:count]]
+    return list(zip(rows.texts[:count], named, strict=True))
 
 
 def _data_name(job: Job) -> str:

@@ -13,8 +13,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dynsearch.checksums import file_sha256
 from dynsearch.models.dynamic import Weights
-from dynsearch.models.weights import encoder_config, file_sha256, norm_eps, read_pretrained
+from dynsearch.models.weights import encoder_config, norm_eps, read_pretrained
 from dynsearch.quality.apart import keep_freed_memory, run_apart
 from dynsearch.quality.source import SupernetQuality
 from dynsearch.quality.supernet import cache_folder, load_supernet, save_supernet

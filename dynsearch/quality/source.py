@@ -19,6 +19,7 @@ from dynsearch.quality.trace import SCHEMA_VERSION, Trace
 from dynsearch.quality.training import Labelled
 from search_spaces.candidate import Candidate
 from search_spaces.codec import candidate_hash, candidate_to_dict
+from search_spaces.exits.hash import random_layers, sample_layers
 
 RECORD_BATCH = 32
 # In int8 a scale is shared by a call: one text at a time, so that no answer depends on its mates.
@@ -68,6 +69,9 @@ class SupernetQuality:
         experts = np.zeros((size, layers, most), dtype=np.int32)
         skim_gap = np.zeros((size, layers), dtype=np.float32)
         router_gap = np.zeros((size, layers), dtype=np.float32)
+        likeness = np.zeros((size, layers), dtype=np.float32)
+        hashed = np.zeros((size, layers), dtype=np.float32)
+        sites = np.arange(1, layers + 1)
         order = np.argsort(data.tokens.lengths, kind="stable")
         batch = RECORD_BATCH_OF.get(outer.dtype, RECORD_BATCH)
         for i in range(0, size, batch):
@@ -75,6 +79,7 @@ class SupernetQuality:
             ids, n = data.tokens.batch(rows)
             seen = Record()
             model.record(plan, ids, n, seen, data.tokens.batch_types(rows))
+            hashed[rows] = sample_layers(random_layers(ids.numpy(), sites), n)[:, None]
             for layer in range(plan.depth):
                 logits[rows, layer] = seen.logits[layer].numpy()
                 layer_in[rows, layer] = seen.tokens_layer[layer]
@@ -83,6 +88,7 @@ class SupernetQuality:
                 experts[rows, layer, : got.shape[1]] = got
                 skim_gap[rows, layer] = seen.skim_gap[layer]
                 router_gap[rows, layer] = seen.router_gap[layer]
+                likeness[rows, layer] = seen.cosine_previous[layer].numpy()
         return Trace(
             logits=logits,
             labels=data.labels,
@@ -90,7 +96,12 @@ class SupernetQuality:
             tokens_layer=layer_in,
             tokens_ffn=ffn_in,
             expert_tokens=experts,
-            aux={"skim_gap": skim_gap, "router_gap": router_gap},
+            aux={
+                "skim_gap": skim_gap,
+                "router_gap": router_gap,
+                "cosine_previous": likeness,
+                "hash_layer": hashed,
+            },
             header={
                 "schema_version": SCHEMA_VERSION,
                 "weights_hash": self.weights_hash,

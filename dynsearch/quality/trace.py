@@ -38,7 +38,10 @@ class Trace:
     header: dict[str, object] = field(default_factory=dict)
 
     # aux "skim_gap": relative gap between the last kept and the first dropped importance, +inf
-    # where nothing is dropped; "router_gap": the same between k-th and next router score.
+    # where nothing is dropped; "router_gap": the same between k-th and next router score;
+    # "cosine_previous": of the pooled states before and after a layer; "hash_layer": layer (1 to
+    # L) that the deepest of a sample's tokens is hashed to, salt 0. Criteria that need heads of
+    # their own ("learned", "halting", "planned_layer") need a model that has them.
 
     @property
     def num_samples(self) -> int:

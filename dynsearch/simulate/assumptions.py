@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from math import inf
 from typing import Any
 
@@ -35,6 +35,7 @@ SNLI_ACCURACY = (
     0.825,
 )
 PARAMETRIC = "parametric"
+_SHARPNESS = next(float(str(f.default)) for f in fields(ExitModel) if f.name == "sharpness")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +43,7 @@ class Assumptions:
     """Parameters of everything that depends on the input."""
 
     accuracy: tuple[float, ...] = SNLI_ACCURACY  # by exit; stretched over the layers
-    sharpness: float = ExitModel.__dataclass_fields__["sharpness"].default
+    sharpness: float = _SHARPNESS
     temperature: float = 1.0
     rates: tuple[float, ...] = ()  # share that leaves at each early exit, in place of thresholds
     keep: float = 0.5  # share of tokens that a skim leaves where it states no rate

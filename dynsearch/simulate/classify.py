@@ -77,7 +77,7 @@ def open_scene(setting: Setting) -> Scene:
     candidate, depth = setting.candidate, setting.candidate.depth
     lengths = setting.drawn_lengths()
     trace, exits = setting.trace, candidate.exits
-    own, inexact = _work(setting, lengths)
+    own, inexact = work_of(setting, lengths)
     if exits is None:
         leaving = no_exits(lengths.size, depth)
     elif trace is not None:
@@ -205,7 +205,7 @@ def _independent(candidate: Candidate) -> bool:
     return exits is None or (exits.granularity == "sample" and exits.criterion != "hash")
 
 
-def _work(setting: Setting, lengths: I64) -> tuple[Work, tuple[str, ...]]:
+def work_of(setting: Setting, lengths: I64) -> tuple[Work, tuple[str, ...]]:
     """Work of each input, and why its trace does not say it exactly."""
     candidate, trace = setting.candidate, setting.trace
     planned = text_work(setting.rng(4), candidate, "encoder", lengths, setting.assumptions)

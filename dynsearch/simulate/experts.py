@@ -32,13 +32,14 @@ from dynsearch.sim.expert_step import (
 )
 from search_spaces.backbone import Backbone
 from search_spaces.candidate import Candidate, stacks_of
+from search_spaces.folded import folded, shared_width
 from search_spaces.ops import KIND, OpTable
 
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
 
 DRAWS = 64  # batches of which the most loaded expert or device is the mean
-_AT_ONCE = 1 << 22  # choices that are drawn one by one; above, each load is binomial on its own
+_AT_ONCE = 1 << 20  # choices that are drawn one by one; above, each load is binomial on its own
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,23 +95,13 @@ def plan_of(candidate: Candidate, stack: str, layer: int, *, linked: bool) -> Ex
     """
     backbone, moe = candidate.backbone, candidate.moe
     here = moe is not None and stack in stacks_of(backbone, moe.stack, default="both")
-    if moe is None or not here or layer + 1 not in moe.layers:
-        if not backbone.has_experts(layer):
-            return None
-        shared = backbone.num_shared_experts * backbone.expert_width
-        return ExpertPlan(
-            num_experts=backbone.num_experts,
-            top_k=backbone.experts_per_token,
-            width=backbone.expert_width,
-            shared_width=shared,
-        )
-    at = moe.layers.index(layer + 1)
-    E, k = moe.num_experts[at], moe.top_k[at]
-    ffn = backbone.stacks()[-1 if stack == "decoder" else 0].ffn
-    width = moe.expert_ffn_size or (ffn // E if moe.origin == "split" else ffn)
-    shared = moe.num_shared_experts * width
-    if moe.num_shared_experts and moe.shared_expert_ffn_size is not None:
-        shared = moe.shared_expert_ffn_size
+    layered = folded(candidate, layer, stack)
+    if not layered.has_experts(layer):
+        return None
+    E, k, width = layered.num_experts, layered.experts_per_token, layered.expert_width
+    shared = shared_width(candidate if here else replace(candidate, moe=None), layered)
+    if moe is None or not here:
+        return ExpertPlan(num_experts=E, top_k=k, width=width, shared_width=shared)
     if k >= E and not shared and moe.origin == "split" and moe.expert_ffn_size is None:
         return None
     ranks = moe.expert_parallel if linked else 1
@@ -175,10 +166,12 @@ def taken(plan: ExpertPlan) -> F64:
 def touched(plan: ExpertPlan, routed: I64) -> F64:
     """Experts that get work, from items routed [R]."""
     if plan.router in ("expert_choice", "balanced_assignment"):
-        return np.minimum(plan.num_experts, np.maximum(routed, 1)).astype(np.float64)
+        most: F64 = np.minimum(plan.num_experts, np.maximum(routed, 1)).astype(np.float64)
+        return most
     distinct, index = np.unique(routed, return_inverse=True)
-    found = np.array([expected_touched(taken(plan), int(n)) for n in distinct])
-    return np.maximum(found[index.ravel()], 1.0)
+    each = np.array([expected_touched(taken(plan), int(n)) for n in distinct])
+    found: F64 = np.maximum(each[index.ravel()], 1.0)
+    return found
 
 
 def slots(plan: ExpertPlan, tokens: I64) -> I64 | None:

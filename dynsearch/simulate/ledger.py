@@ -47,8 +47,7 @@ class Ledger:
         """Weights that each stage reads, matrices that stand in a layer twice counted twice."""
         ops = self.ops
         read = ops.weight_bytes * ops.count
-        found: F64 = np.bincount(ops.candidate, weights=read, minlength=self.size)
-        return found
+        return self._sums(ops, read)
 
     def price(self, device: Device, *, threads: int, working_set: float) -> Prices:
         """Costs of all stages.
@@ -61,9 +60,7 @@ class Ledger:
         ops = self.ops
         cost = price_ops(ops, device, threads=threads, working_set_bytes=working_set)
         parts = (cost.time_s, cost.energy_j, ops.flops * ops.count, ops.executed_flops * ops.count)
-        values = np.stack(
-            [np.bincount(ops.candidate, weights=part, minlength=self.size) for part in parts]
-        )
+        values = np.stack([self._sums(ops, part) for part in parts])
         error = error_s(cost, ops, ops.candidate, self.size)
         relative = float(error.sum() / cost.time_s.sum())
         return Prices(
@@ -72,6 +69,11 @@ class Ledger:
             origin=device.origin,
             warnings=outside_warnings(ops, device),
         )
+
+    def _sums(self, ops: OpTable, values: F64) -> F64:
+        """Sums over the operators of each stage."""
+        sums = np.bincount(ops.candidate, weights=values, minlength=self.size)
+        return sums.astype(np.float64)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -79,9 +79,8 @@ def read(setting: Setting) -> Outcome:
     one = draw_gated_s(rng, words, share, costs.cells[SECONDS], float(gate[SECONDS]))
     latencies = one + seconds + costs.head[SECONDS]
     mean = total.mean(axis=1) + costs.head
-    most = setting.workload.max_len * (costs.cells.max(axis=1) + gate) + costs.head
-    rounds = setting.workload.max_len // max(1, jumps[0].read_tokens or 1) if jumps else 0
-    most = most + costs.jump * rounds
+    longest, rounds = _most(setting, jumps)
+    most = longest * (costs.cells.max(axis=1) + gate) + rounds * costs.jump + costs.head
     L = setting.candidate.depth
     alone = replace(setting.workload, batch=1)
     return replace(
@@ -102,6 +101,21 @@ def read(setting: Setting) -> Outcome:
     )
 
 
+def _most(setting: Setting, jumps: list[Skim]) -> tuple[int, int]:
+    """Most words read and jumps decided; a reader that goes back may read all but endlessly."""
+    longest = setting.workload.max_len
+    if not jumps:
+        return longest, 0
+    plan = jumps[0]
+    if plan.structural:
+        return longest, longest
+    each = plan.read_tokens or 1
+    rounds = -(-longest // each) if plan.max_jumps is None else plan.max_jumps
+    if plan.jump_min >= 0:
+        return longest, min(rounds, -(-longest // each))
+    return (rounds + 1) * each, rounds
+
+
 def _notes(setting: Setting, gates: list[Skim], jumps: list[Skim]) -> tuple[str, ...]:
     notes = []
     if setting.workload.batch > 1:
@@ -120,7 +134,12 @@ def _cells(setting: Setting, gate: Skim | None) -> tuple[F64, tuple[int, ...]]:
     h = setting.candidate.backbone.hidden_size
     if gate is None:
         return np.ones(1), (h,)
-    rate = float(expected_rates(gate, setting.assumptions)[0])
+    assumed = setting.assumptions
+    rate = float(expected_rates(gate, assumed)[0])
+    if not gate.keep_rate and "read" in (*assumed.stated, *assumed.preset):
+        rate = assumed.read
+    elif not gate.keep_rate and "width" in (*assumed.stated, *assumed.preset):
+        rate = assumed.width
     if gate.continuous_width:
         spread = max(setting.assumptions.spread, 1e-3)
         mean = min(max(rate, 1e-6), 1.0 - 1e-6)
@@ -128,6 +147,9 @@ def _cells(setting: Setting, gate: Skim | None) -> tuple[F64, tuple[int, ...]]:
     widths = sorted(gate.branch_widths or (0, h))
     if len(widths) == 1:
         widths = [0, *widths]
+    if len(assumed.branches) == len(widths):
+        order = np.argsort(gate.branch_widths or (0, h), kind="stable")
+        return np.asarray(assumed.branches)[order] / sum(assumed.branches), tuple(widths)
     others = np.full(len(widths) - 1, (1.0 - rate) / (len(widths) - 1))
     return np.append(others, rate), tuple(widths)
 

@@ -11,7 +11,8 @@ from dynsearch.commands.devices import find_device
 from dynsearch.errors import InputError
 from dynsearch.simulate.assumptions import parse_assumptions
 from dynsearch.simulate.cascade import cascade
-from dynsearch.simulate.classify import classify
+from dynsearch.simulate.classify import classify, work_of
+from dynsearch.simulate.fidelity import fidelity
 from dynsearch.simulate.generation import generate
 from dynsearch.simulate.outcome import Outcome
 from dynsearch.simulate.queue import with_arrivals
@@ -38,6 +39,7 @@ def simulate(
     exit_batching: str | None = None,
     trace: Path | None = None,
     weights_hash: str | None = None,
+    against: Path | None = None,
     assume: Sequence[str] = (),
     arrival_rate: float | None = None,
     samples: int = SAMPLES,
@@ -57,13 +59,16 @@ def simulate(
         exit_batching: In place of the candidate's own.
         trace: File of a recorded pass that is replayed; without one the stated model is used.
         weights_hash: Weights that the trace must come from.
+        against: A trace of the same rows recorded with the candidate's own skims and experts:
+            how far the replay is from it is measured.
         assume: Words NAME=VALUE of `assumptions.Assumptions`.
         arrival_rate: Inputs a second that arrive at random and wait for one another.
         samples: Inputs that are drawn for percentiles, where no trace has them.
         seed: Of everything drawn.
 
     Returns:
-        `outcome.Outcome.table`, with `subject`, `candidate`, `device` and `workload`.
+        `outcome.Outcome.table`, with `subject`, `candidate`, `device`, `workload` and, where
+        `against` is given, `fidelity`.
 
     Raises:
         InputError: everything that is wrong with the input, by name.
@@ -94,6 +99,7 @@ def simulate(
         seed=seed,
     )
     outcome = run(setting)
+    measured = {} if against is None else {"fidelity": _fidelity(setting, against, weights_hash)}
     if arrival_rate is not None:
         outcome = with_arrivals(outcome, setting, arrival_rate)
     return {
@@ -109,8 +115,18 @@ def simulate(
             "exit_batching": setting.serving.mode,
             "arrival_rate_per_s": arrival_rate,
         },
+        **measured,
         **replace(outcome, parameters=stated_parameters(setting, outcome)).table(),
     }
+
+
+def _fidelity(setting: Setting, against: Path, weights_hash: str | None) -> dict[str, Any]:
+    if setting.trace is None:
+        text = "is compared with a trace that is replayed; give --trace"
+        raise InputError.one("command line", "--against", str(against), text)
+    executed = fitting_trace(against, setting.candidate, weights_hash)
+    planned = work_of(setting, setting.drawn_lengths())[0]
+    return fidelity(setting.candidate, setting.trace, planned, executed)
 
 
 _WRITES = ("decoder", "enc_dec")

@@ -261,7 +261,7 @@ def _classifier(
     *,
     check: bool,
 ) -> OpTable:
-    """A head over pooled states, as the runnable model has them, or any other of the vocabulary."""
+    """A head over pooled states, as the runnable model has, or any other of the vocabulary."""
     net = as_encoder(candidate.backbone)
     zero = np.zeros_like(live)
     if kind in HEADS:
@@ -368,4 +368,5 @@ def _left(candidate: Candidate, stack: str, work: Work, first: I64) -> I64:
         last = first[:, None]
     elif any(s.skipped == "drop" for s in skims):
         last = np.minimum(last, work.ffn[:, -1:])
-    return np.maximum(np.concatenate([work.alive[:, 1:], last], axis=1), 1)
+    left: I64 = np.maximum(np.concatenate([work.alive[:, 1:], last], axis=1), 1)
+    return left

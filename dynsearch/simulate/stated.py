@@ -14,6 +14,7 @@ from search_spaces.candidate import stack_depth
 
 SNLI = "as 12 exits on SNLI (repository txsun1997/HashEE)"
 GIVEN = "given"
+PRESET = "assumed by the preset"
 
 
 def stated_parameters(setting: Setting, outcome: Outcome) -> dict[str, Any]:
@@ -27,6 +28,14 @@ def stated_parameters(setting: Setting, outcome: Outcome) -> dict[str, Any]:
             **{key: _entry(header[key], "trace") for key in keys if key in header},
         }
     found: dict[str, Any] = {}
+    if setting.candidate.backbone.type == "recurrent":
+        assumed = setting.assumptions
+        given = dict.fromkeys(assumed.preset, PRESET) | dict.fromkeys(assumed.stated, GIVEN)
+        found |= {
+            name: _entry(getattr(assumed, name), origin)
+            for name, origin in given.items()
+            if name in ("read", "branches", "width", "keep")
+        }
     if outcome.activity != COUNTED:
         found |= _exit_parameters(setting, outcome)
         found |= _skim_parameters(setting)
@@ -46,7 +55,8 @@ def _exit_parameters(setting: Setting, outcome: Outcome) -> dict[str, Any]:
     if candidate.exits is None and candidate.cascade is None:
         return {}
     if assumed.rates:
-        return {"rates": _entry(list(assumed.rates), GIVEN)}
+        origin = GIVEN if "rates" in assumed.stated else PRESET
+        return {"rates": _entry(list(assumed.rates), origin)}
     layers = outcome.exits.size
     kinds = ("decoder", "enc_dec")
     if candidate.cascade is None and candidate.backbone.type in kinds:

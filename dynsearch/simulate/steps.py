@@ -84,7 +84,8 @@ def expected_steps(
         return _speculative(cost, exits, steps, batch)
     if exits.schedule or policy == "monotone":
         reach, checks = _reach(exits, leaving, steps)
-        return begin + expected_monotone(parts, reach, checks, batch).sum(axis=1)
+        total: F64 = begin + expected_monotone(parts, reach, checks, batch).sum(axis=1)
+        return total
     if policy == "recompute":
         each = expected_recompute(parts, law, on, batch, cap_of(exits))
     elif policy == "sync_parallel":
@@ -131,8 +132,9 @@ def simulated_steps(
         leaving.where[rng.integers(0, leaving.where.size, rows)], (draws, S, batch)
     )
     if policy == "monotone":
-        each = np.stack([simulate_monotone(parts, one, on)[0].sum() for one in where])
-        return begin + each
+        sums = [float(simulate_monotone(parts, one, on)[0].sum()) for one in where]
+        times: F64 = np.array(sums, dtype=np.float64) + begin
+        return times
     flat = where.reshape(-1, batch)
     if policy in ("recompute", "sync_parallel"):
         deep = int(np.flatnonzero(on)[0]) + 1 if policy == "sync_parallel" else 0
@@ -220,7 +222,7 @@ def _pipelined(parts: DecodeCost, leaving: Leaving, batch: int) -> F64:
     """Time from token to token; all else is spent on the whole network, exit or not."""
     stage, of_layer = _stages(parts, leaving.on, batch)
     deepest = np.diff(np.cumsum(leaving.law) ** batch, prepend=0.0)
-    law = np.bincount(of_layer, weights=deepest, minlength=stage.shape[1])
-    found = stage.sum(axis=1)
+    law = np.bincount(of_layer, weights=deepest, minlength=stage.shape[1]).astype(np.float64)
+    found: F64 = stage.sum(axis=1)
     found[SECONDS] = expected_pipeline(stage[SECONDS : SECONDS + 1], law)[0]
     return found

@@ -3,8 +3,8 @@
 linear         [B, h] @ [h, C]
 pooler_linear  [B, h] @ [h, h], tanh, [B, h] @ [h, C]
 student_attn   [B n, h] @ [h, 128], attention of 128 values over n tokens, then of the first
-token [B, 128] @ [128, 128] and @ [128, C]: 20,987,904 multiply-adds at h = 768
-and n = 128 beside the last matmul (Liu et al. 2020, "FastBERT")
+               token [B, 128] @ [128, 128] and @ [128, C]: 20,987,904 multiply-adds at h = 768
+               and n = 128 beside the last matmul (Liu et al. 2020, "FastBERT")
 aggregate      two mixers [B, h] @ [h, h], of states so far and of imagined ones, then linear
 norm_lm        norm, [B, h] @ [h, V]
 mlp_lm         a feed-forward network, then norm_lm
@@ -83,7 +83,7 @@ def lower_head(
 def lower_state_check(
     backbone: Backbone, *, layer: I64, batch: I64, dtype: I64, states: int = 1
 ) -> OpTable:
-    """A score read off the states alone: a linear map (or a cosine of two), and the host's read."""
+    """A score read off the states alone: a linear map (or a cosine of two) that the host reads."""
     rows, h = Rows(layer, dtype), backbone.stacks()[-1].hidden
     rows.matmul(batch, h, states)
     rows.values("elementwise", batch, 1, moves=2, flops=FLOPS_TANH)
@@ -118,7 +118,13 @@ def _language(
     parts = []
     if kind == "mlp_lm":
         stack, rows = backbone.decoder(), Rows(layer, dtype)
-        add_ffn(rows, backbone, batch, np.full_like(batch, stack.hidden), np.full_like(batch, stack.ffn))
+        add_ffn(
+            rows,
+            backbone,
+            batch,
+            np.full_like(batch, stack.hidden),
+            np.full_like(batch, stack.ffn),
+        )
         parts.append(rows.table())
     elif kind == "block_lm":
         one = np.ones_like(batch)

@@ -62,7 +62,7 @@ def lower_expected(
         num_classes: C of a classification head.
 
     Raises:
-        ValueError: exits without stated shares.
+        InputError: exits without stated shares.
     """
     backbone = candidate.backbone
     if backbone.type == "recurrent":

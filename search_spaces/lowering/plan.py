@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from search_spaces.activity import Assumed
 from search_spaces.candidate import Candidate, Skim, keep_counts, stack_depth, stacks_of
+from search_spaces.errors import InputError
 
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
@@ -26,11 +27,12 @@ class LayerPlan:
     """One sequence in the layers of a stack. All arrays [L]."""
 
     reach: F64  # executions of the layer
+    alive: F64  # of them and of those that a gate sends past it
     queries: I64  # tokens that its attention answers; 0: the layer does not run
     only_keys: I64  # tokens that have keys and values but ask nothing: they left earlier
     ffn: I64  # tokens that enter its feed-forward network
     ranks: Bool  # attention received decides who goes on
-    gated: I64  # tokens that a learned gate scores; 0: there is none
+    gated: I64  # tokens that a learned gate scores, or whose state is looked up; 0: none
     owed: F64  # tokens per execution, of those that skip the layer, whose keys are still made
 
 
@@ -49,6 +51,7 @@ def plan_layers(
     depth = stack_depth(candidate, stack)
     plan = LayerPlan(
         reach=np.ones(depth),
+        alive=np.ones(depth),
         queries=np.full(depth, tokens),
         only_keys=np.zeros(depth, dtype=np.int64),
         ffn=np.full(depth, tokens),
@@ -60,7 +63,9 @@ def plan_layers(
         if stack in stacks_of(candidate.backbone, skim.stack, default="encoder"):
             _skim(plan, skim, tokens, step)
     exits = candidate.exits
-    if exits is not None and stack in stacks_of(candidate.backbone, exits.stack, default="decoder"):
+    if exits is not None and stack in stacks_of(
+        candidate.backbone, exits.stack, default="decoder"
+    ):
         _leave(plan, candidate, assumed, tokens, step, stack)
     return plan
 
@@ -69,7 +74,7 @@ def leaving(candidate: Candidate, assumed: Assumed) -> F64:
     """Share of inputs (or tokens) that leave at each exit [X].
 
     Raises:
-        ValueError: the exits need shares and none are stated.
+        InputError: the exits need shares and there is not one of each.
     """
     exits = candidate.exits
     assert exits is not None
@@ -80,7 +85,8 @@ def leaving(candidate: Candidate, assumed: Assumed) -> F64:
         found = [np.mean([x == layer for x in exits.schedule]) for layer in exits.layers]
         return np.asarray(found, dtype=np.float64)
     if len(assumed.exit_share) != len(exits.layers):
-        raise ValueError(f"needs one exit_share per exit: {len(exits.layers)}")
+        text = f"needs one share per exit: {len(exits.layers)}"
+        raise InputError.one("arguments", "exit_share", assumed.exit_share, text)
     return np.asarray(assumed.exit_share, dtype=np.float64)
 
 
@@ -89,11 +95,11 @@ def _skim(plan: LayerPlan, skim: Skim, tokens: int, step: bool) -> None:
         at = layer - 1
         entering = int(plan.queries[at])
         learned = skim.mechanism in ("gate", "topk_router") or skim.score in ("learned", "router")
+        if learned or skim.mechanism == "lookup":
+            plan.gated[at] = entering
         if skim.mechanism == "lookup":
             plan.queries[at] = plan.ffn[at] = 0
             continue
-        if learned:
-            plan.gated[at] = entering
         if step:
             plan.reach[at] *= skim.keep_rate[i] if skim.keep_rate else 1.0
             continue
@@ -135,6 +141,7 @@ def _leave(
         alive[layer:] = max(share, 0.0)
     if exits.granularity == "sample" or step:
         plan.reach[:] *= alive
+        plan.alive[:] = alive
     elif stack == "encoder":
         live = np.ceil(plan.queries * alive - 1e-9).astype(np.int64)
         plan.only_keys[:] = plan.queries - live

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from search_spaces.backbone import Backbone
-from search_spaces.candidate import DTYPES, Candidate, stacks_of
+from search_spaces.candidate import DTYPES, Candidate
+from search_spaces.folded import folded, shared_width
 from search_spaces.lowering.attention import add_attention, is_decode, seen_keys, visible_pairs
 from search_spaces.lowering.decoder import times
 from search_spaces.lowering.encoder import LayerShapes, lower_layers
@@ -63,7 +64,7 @@ def lower_plan(
     parts = []
     if ranked.any():
         parts.append(_ranked(candidate, plan, there[ranked], batch))
-    if not ranked.all():
+    if not ranked.all() or not there.size:
         parts.append(_layers(candidate, plan, there[~ranked], stack, batch, cached, source))
     table = times(OpTable.concat(parts), plan.reach)
     parts = [table, *_gates(candidate, plan, batch)]
@@ -71,37 +72,6 @@ def lower_plan(
     if owing.size:
         parts.append(times(_owed(candidate, owing, batch, cached), plan.owed))
     return OpTable.concat(parts)
-
-
-def folded(candidate: Candidate, layer: int, stack: str) -> Backbone:
-    """A backbone whose own experts are those of the candidate in one layer (0-based)."""
-    moe, backbone = candidate.moe, candidate.backbone
-    if moe is None or stack not in stacks_of(backbone, moe.stack, default="both"):
-        return backbone
-    dense = replace(backbone, num_experts=1, experts_per_token=1, num_shared_experts=0)
-    if layer + 1 not in moe.layers:
-        return dense
-    at = moe.layers.index(layer + 1)
-    ffn = backbone.stacks()[-1 if stack == "decoder" else 0].ffn
-    E, k = moe.num_experts[at], moe.top_k[at]
-    width = moe.expert_ffn_size or (ffn // E if moe.origin == "split" else ffn)
-    return replace(
-        dense,
-        num_experts=E,
-        experts_per_token=k,
-        num_shared_experts=moe.num_shared_experts,
-        expert_ffn_size=width,
-        first_dense_layers=0,
-        expert_every=1,
-    )
-
-
-def shared_width(candidate: Candidate, layered: Backbone) -> int:
-    """Hidden width of all shared experts of a layer together."""
-    moe = candidate.moe
-    if moe is not None and moe.shared_expert_ffn_size is not None:
-        return moe.shared_expert_ffn_size
-    return layered.num_shared_experts * layered.expert_width
 
 
 def _is_plain(backbone: Backbone, candidate: Candidate, stack: str) -> bool:
@@ -159,13 +129,15 @@ def _layers(
         add_residual_norm(rows, batch * plan.queries[at], w.hidden, norm)
     tokens = batch * plan.ffn[at]
     layered = [folded(candidate, int(layer), stack) for layer in at]
-    routed = np.array([b.has_experts(int(x)) for b, x in zip(layered, at, strict=True)])
+    routed = np.array([b.has_experts(int(x)) for b, x in zip(layered, at, strict=True)], bool)
     add_ffn(rows, backbone, tokens, w.hidden, w.ffn, where=~routed & (tokens > 0))
     add_residual_norm(rows, tokens, w.hidden, norm)
     tables = [rows.table()]
     for kind in dict.fromkeys(b for b, yes in zip(layered, routed, strict=True) if yes):
         chosen = np.array([b == kind for b in layered]) & routed
-        tables.append(_experts(candidate, kind, at[chosen], dtype[chosen], tokens[chosen], w.hidden[chosen]))
+        tables.append(
+            _experts(candidate, kind, at[chosen], dtype[chosen], tokens[chosen], w.hidden[chosen])
+        )
     table = OpTable.concat(tables)
     return replace(table, candidate=table.layer)
 
@@ -206,8 +178,9 @@ def _experts(
 ) -> OpTable:
     rows, moe = Rows(layer, dtype), candidate.moe
     every = np.ones(layer.shape, dtype=bool)
-    # An assignment in capacity limits what experts take, not how many of them there are.
-    add_experts(rows, layered, tokens=tokens, hidden=hidden, loaded=None, grouped=True, where=every)
+    add_experts(
+        rows, layered, tokens=tokens, hidden=hidden, loaded=None, grouped=True, where=every
+    )
     table = rows.table()
     if moe is not None and moe.router in _BLIND:
         table = table.take(table.kind != KIND["matmul"])
@@ -226,11 +199,9 @@ def _gates(candidate: Candidate, plan: LayerPlan, batch: int) -> list[OpTable]:
         at = np.array([x - 1 for x in skim.layers if x <= plan.gated.size], dtype=np.int64)
         at = at[plan.gated[at] > 0]
         dtype = np.full_like(at, DTYPES.index(candidate.dtype))
-        if skim.mechanism == "lookup":
-            rows = Rows(np.zeros(1, dtype=np.int64), np.array([DTYPES.index(candidate.dtype)]))
-            moved = batch * int(plan.ffn.max())
-            order = skim.lookup_order or 1
-            rows.values("gather", [moved * order], h, moves=2, flops=1)
+        if skim.mechanism == "lookup" and at.size:
+            rows, moved = Rows(at[:1], dtype[:1]), batch * plan.gated[at[:1]]
+            rows.values("gather", moved * (skim.lookup_order or 1), h, moves=2, flops=1)
             parts.append(rows.table())
         elif at.size:
             kept = plan.ffn[at] if skim.module == "ffn" else plan.queries[at]
@@ -252,7 +223,7 @@ def _gates(candidate: Candidate, plan: LayerPlan, batch: int) -> list[OpTable]:
                 values = batch * plan.gated[at]
                 rows.values("elementwise", values, skim.gate_width, moves=2, flops=FLOPS_GELU)
                 parts.append(rows.table())
-    return [replace(part, candidate=np.zeros_like(part.candidate)) for part in parts]
+    return [times(replace(part, candidate=part.layer), plan.alive) for part in parts]
 
 
 def _owed(candidate: Candidate, at: I64, batch: int, cached: int) -> OpTable:

@@ -233,6 +233,7 @@ def add_cross_attention(rows: Rows, backbone: Backbone, shapes: CallShapes, w: W
 
 
 def add_ffn(rows: Rows, backbone: Backbone, tokens: I64, h: I64, f: I64, **more: Any) -> None:
+    """A feed-forward network of f hidden values, its activation between two or three matrices."""
     up, bias = backbone.up_projections, out_biases(backbone)
     rows.matmul(tokens, h, up * f, bias=up * f * bias, body=True, **more)
     rows.values("elementwise", tokens, f, moves=up + 1, flops=FLOPS_GELU, **more)

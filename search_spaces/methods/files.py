@@ -1,6 +1,6 @@
 """Presets of published methods: found by scanning this folder, read with all problems at once.
 
-A stage of a cascade is a table `[stages.NAME]` of the same file, or the name of a shipped
+A stage of a cascade is the file of a candidate, beside the preset, or the name of a shipped
 backbone, which then runs whole.
 """
 
@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from search_spaces.activity import Assumed
-from search_spaces.backbones import list_backbones, load_backbone
+from search_spaces.backbones import load_backbone
 from search_spaces.candidate import Candidate
-from search_spaces.codec import candidate_from_dict
+from search_spaces.codec import candidate_from_dict, load_candidate
 from search_spaces.errors import InputError
 from search_spaces.methods.records import (
     BATCH_CLASSES,
@@ -28,11 +28,12 @@ from search_spaces.methods.records import (
     Paper,
 )
 from search_spaces.records import SCHEMA_VERSION, Reader, kinds_of, nearest, read_toml
+from search_spaces.validity import check
 
 _FOLDER = Path(__file__).parent
-_WITHOUT_POLICY = _FOLDER / "_without_policy.toml"  # names of presets begin with a letter
+_WITHOUT_POLICY = _FOLDER / "papers" / "without_policy.toml"
 _TABLES: dict[str, type] = {"check": Check, "assumed": Assumed}
-_NESTED = ("candidate", "stages", "knobs", *_TABLES)
+_NESTED = ("candidate", "knobs", *_TABLES)
 _NAMED: dict[str, tuple[str, ...]] = {
     "family": FAMILIES,
     "evidence": EVIDENCE,
@@ -43,7 +44,7 @@ _NAMED: dict[str, tuple[str, ...]] = {
 
 def list_methods() -> list[str]:
     """Names of the shipped methods, sorted."""
-    return sorted(path.stem for path in _FOLDER.glob("[a-z0-9]*.toml"))
+    return sorted(path.stem for path in _FOLDER.glob("*.toml"))
 
 
 def load_method(name_or_path: str | Path) -> Method:
@@ -74,7 +75,7 @@ def read_method_file(data: Mapping[str, Any], file: object) -> Method:
     """
     reader = Reader(file)
     reader.version(data)
-    kinds = kinds_of(Method)
+    kinds = {n: k for n, k in kinds_of(Method).items() if n != "stages"}
     table = reader.table(data, "", ("schema_version", *kinds))
     values: dict[str, Any] = {
         name: reader.value(value, kinds[name], name)
@@ -91,12 +92,17 @@ def read_method_file(data: Mapping[str, Any], file: object) -> Method:
         if name in table:
             values[name] = reader.record(cls, table[name], name)
     knobs = table.get("knobs", [])
+    if not isinstance(knobs, list | tuple):
+        reader.fail("knobs", knobs, "must be a list of tables, written [[knobs]] in TOML")
+        knobs = []
     values["knobs"] = tuple(reader.record(Knob, k, f"knobs[{i}]") for i, k in enumerate(knobs))
     if isinstance(values.get("check"), Check):
         _one_of(reader, "check.quantity", values["check"].quantity, QUANTITIES)
     if "candidate" in table:
         values["candidate"] = _candidate(reader, table["candidate"], "candidate")
-        values["stages"] = _stages(reader, values["candidate"], table.get("stages", {}))
+        values["stages"] = _stages(reader, values["candidate"], Path(str(file)).parent)
+        if values["candidate"] is not None:
+            _check_candidate(reader, values["candidate"], values.get("assumed") or Assumed())
     reader.stop_if_bad()
     return Method(**values)
 
@@ -134,21 +140,37 @@ def _candidate(reader: Reader, data: Any, key: str) -> Candidate | None:
         return None
 
 
-def _stages(reader: Reader, candidate: Candidate | None, tables: Any) -> dict[str, Candidate]:
+def _check_candidate(reader: Reader, candidate: Candidate, assumed: Assumed) -> None:
+    """Refuse what means nothing, and shares that do not fit the candidate."""
+    for finding in check(candidate):
+        if finding.severity == "reject":
+            reader.fail(f"candidate.{finding.key}", finding.value, finding.reason)
+    exits, cascade = candidate.exits, candidate.cascade
+    known = exits is None or exits.criterion in ("static", "position_schedule")
+    wanted = {
+        "exit_share": 0 if exits is None or known else len(exits.layers),
+        "answer_share": 0 if cascade is None else len(cascade.thresholds),
+    }
+    for name, size in wanted.items():
+        shares = getattr(assumed, name)
+        if len(shares) != size:
+            reader.fail(f"assumed.{name}", list(shares), f"needs {size} shares, one per exit")
+        elif any(x < 0 for x in shares) or sum(shares) > 1 + 1e-9:
+            reader.fail(f"assumed.{name}", list(shares), "must be shares that sum to 1 at most")
+
+
+def _stages(reader: Reader, candidate: Candidate | None, folder: Path) -> dict[str, Candidate]:
     """Every stage of the candidate's cascade, in order."""
     names = candidate.cascade.stages if candidate is not None and candidate.cascade else ()
     found: dict[str, Candidate] = {}
-    given = reader.table(tables, "stages", names)
     for name in names:
-        if name in given:
-            stage = _candidate(reader, given[name], f"stages.{name}")
-        elif name in list_backbones():
-            backbone = load_backbone(name)
-            stage = Candidate(backbone=backbone, depth=backbone.num_layers)
-        else:
-            text = f"is no shipped backbone{nearest(name, list_backbones())}; or add [stages.{name}]"
-            reader.fail("candidate.cascade.stages", name, text)
-            continue
-        if stage is not None:
-            found[name] = stage
+        try:
+            if name.endswith(".toml"):
+                found[name] = load_candidate(folder / name)
+            else:
+                backbone = load_backbone(name)
+                found[name] = Candidate(backbone=backbone, depth=backbone.num_layers)
+        except InputError as error:
+            for problem in error.problems:
+                reader.fail("candidate.cascade.stages", name, problem.message)
     return found

@@ -86,7 +86,7 @@ class Method:
     same_as: str | None = None  # the method that it equals in simulation
     note: str | None = None  # what the candidate leaves out or chooses
     knobs: tuple[Knob, ...] = ()
-    assumed: Assumed = Assumed()
+    assumed: Assumed = field(default_factory=Assumed)
     stages: Mapping[str, Candidate] = field(default_factory=dict)  # of a cascade, by their names
 
 

@@ -1,6 +1,7 @@
 """Distinct operator shapes per second of the GPU form. Run: python tests/bench/gpu_form_rate.py.
 
-A million different bf16 matmuls on one device, processor time of one core, imports not counted.
+A million different bf16 matmuls on one device, processor time of one core, imports not counted,
+by the form alone and with a profile that learned what the form leaves over.
 Beside it: the datasheet roofline, the simplest independent implementation, in one array
 expression (what vectorising can reach) and one shape a call. If `genz-llm` can be imported its
 prefill of one network is timed in the same run, beside ours; otherwise: pip install genz-llm.
@@ -19,13 +20,14 @@ import numpy as np
 from cost_models.adapters.gpu_gemm import matmuls
 from cost_models.device import load_device
 from cost_models.forms.gpu import operator_time_s
+from cost_models.price import operator_time_s as priced_time_s
 from search_spaces.backbones import load_backbone
 from search_spaces.candidate import DTYPES
 from search_spaces.lowering.decoder import lower_prefill
 from search_spaces.ops import OpTable
 
 COUNT, REPEATS, CALLS, PROMPTS = 1_000_000, 3, 2_000, 1_000
-DEVICE = "nvidia-h100-80g-sxm"
+DEVICE, RUNTIME = "nvidia-h100-80g-sxm", "vllm"
 
 
 def distinct_matmuls(count: int) -> OpTable:
@@ -53,6 +55,8 @@ def main() -> int:
     peak = float(device.peak_flops_per_s[DTYPES.index("bf16")])
     bandwidth = device.bandwidth_bytes_per_s
     ours = COUNT / seconds_of(lambda: operator_time_s(ops, device))
+    known = load_device(DEVICE, runtime=RUNTIME)
+    learned = COUNT / seconds_of(lambda: priced_time_s(ops, known))
     moved = ops.weight_bytes + ops.activation_bytes
     array = COUNT / seconds_of(lambda: np.maximum(ops.flops / peak, moved / bandwidth))
 
@@ -61,6 +65,7 @@ def main() -> int:
 
     scalar = CALLS / seconds_of(one_by_one)
     print(f"GPU form, {shapes:,} distinct matmuls: {ours:,.0f} shapes/s")
+    print(f"with the profile {known.origin} and what it learned: {learned:,.0f} shapes/s")
     print(f"roofline in one array expression: {array:,.0f} shapes/s ({ours / array:.3g} of it)")
     print(f"roofline, one shape a call: {scalar:,.0f} shapes/s (ours {ours / scalar:.3g} times)")
     if importlib.util.find_spec("GenZ") is None:

@@ -55,3 +55,12 @@ def test_dispatch_and_combine_are_told_not_scored() -> None:
     scored, warnings = other_families([timed(NAMES[0], runtime="deepep-ll")], unknown=True)
     assert scored == []
     assert "exchange_fit" in warnings[0]
+
+
+def test_thirty_rows_of_a_link_set_the_width_of_its_intervals() -> None:
+    scored, _ = other_families([timed(name) for name in NAMES], unknown=True)
+    for s in (s for s in scored if s.protocol == UNKNOWN):
+        if s.rows_seen == GIVEN:
+            assert 0.02 < np.median(s.log_sd) < 0.1
+        else:
+            assert np.median(s.log_sd) > 0.15

@@ -72,7 +72,8 @@ def test_an_unmeasured_device_errs_more_and_is_less_sure(report: Report) -> None
     (none,) = rows(report, protocol=UNKNOWN, rows_seen=0, runtime=POOLED)
     (some,) = rows(report, protocol=UNKNOWN, rows_seen=GIVEN, runtime=POOLED)
     assert not none.known_device
-    assert none.width > some.width > 0.9 * known.width
+    assert none.width > some.width > 0.8 * known.width
+    assert some.coverage > 0.8
     assert none.mape > some.mape
     assert some.mape < 1.6 * NOISE
     assert some.n == none.n - GIVEN * len(DEVICES)
@@ -138,3 +139,15 @@ def test_rows_beside_relatives_share_no_group_with_the_given_ones(networks: list
     few, more = (set(s.table.group.tolist()) for s in mine)
     assert more < few
     assert np.abs(mine[1].error).mean() < 1.6 * NOISE
+
+
+def test_few_rows_of_a_device_set_the_width_of_its_intervals(networks: list[Scored]) -> None:
+    widths = {(s.protocol, s.rows_seen): float(np.median(s.log_sd)) for s in networks}
+    for protocol, seen in (
+        (UNKNOWN, 10),
+        (UNKNOWN, 20),
+        (UNKNOWN, 30),
+        (TASK, 50),
+    ):
+        assert NOISE / 2 < widths[protocol, seen] < 0.15, (protocol, seen)
+    assert widths[UNKNOWN, 0] > 0.25

@@ -17,6 +17,7 @@ import torch
 
 from dynsearch import load
 from dynsearch.cli import run as dynsearch
+from dynsearch.export.folder import RUNTIME
 from dynsearch.export.front import write_front_json
 from dynsearch.export.onnx_plan import graphs
 from dynsearch.export.records import family_of
@@ -35,6 +36,7 @@ from search_spaces.errors import InputError
 onnx = pytest.importorskip("onnx", reason="the extra onnx is not installed")
 pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
 from dynsearch.export.onnx_engine import OnnxEncoder  # noqa: E402
+from dynsearch.export.onnx_export import RUNTIME as ONNX_RUNTIME  # noqa: E402
 from dynsearch.export.onnx_export import export_onnx  # noqa: E402
 
 TEXTS = [t for t, _ in tiny_texts(48)]
@@ -329,13 +331,17 @@ def test_names_that_leave_the_folder_are_refused(
     config["files"][name] = config["files"]["segment-0.onnx"]
     config["onnx"]["segments"][0]["file"] = name
     (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(InputError, match="no plain name"):
+    with pytest.raises(InputError, match="leads out of the export folder"):
         load(folder)
     del config["files"][name]
-    config["onnx"]["segments"][0]["file"] = "runner.py"
-    (folder / "config.json").write_text(json.dumps(config))
-    with pytest.raises(InputError, match="has no checksum"):
-        load(folder)
+    for other, says in (
+        ("other.onnx", "has no checksum"),
+        ("runner.py", "not the checksum of"),
+    ):
+        config["onnx"]["segments"][0]["file"] = other
+        (folder / "config.json").write_text(json.dumps(config))
+        with pytest.raises(InputError, match=says):
+            load(folder)
 
 
 @pytest.mark.parametrize(
@@ -345,6 +351,7 @@ def test_names_that_leave_the_folder_are_refused(
         ("{", "no config.json of an export"),
         ("[]", "no config.json of an export"),
         ('{"schema_version": 9, "format": "onnx", "files": {}}', "newer dynsearch"),
+        ('{"schema_version": 1, "format": "onnx", "files": {}}', "expected: is missing"),
         ('{"schema_version": 1, "format": "other", "files": {}}', "must be torch or onnx"),
     ],
 )
@@ -381,9 +388,10 @@ def test_what_the_format_cannot_express_is_named_with_the_way_out(
 
 
 def test_the_runner_of_an_onnx_folder_needs_no_heavy_module() -> None:
-    modules = closure(["dynsearch.export.onnx_engine", "dynsearch.export.plain_tokens"])
+    modules = closure([*RUNTIME, *ONNX_RUNTIME])
     ours = {m for m in modules if m.startswith("dynsearch")}
-    assert ours == {"dynsearch.export.onnx_engine", "dynsearch.export.plain_tokens"}
+    export = {f"dynsearch.export.{m}" for m in ("manifest", "onnx_engine", "plain_tokens")}
+    assert ours == {"dynsearch.checksums", "dynsearch.risk.certificate", *export}
     assert not any(m.startswith("cost_models") for m in modules)
 
 

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from cost_models.calibrate.intervals import (
     RESIDUAL_FLOOR,
     SHARED_FLOOR,
+    Own,
     cross_conformal,
     quantile,
     scale_of_others,
@@ -22,6 +23,7 @@ from cost_models.price import Z90
 def test_the_quantile_is_the_conformal_rank() -> None:
     assert quantile(np.arange(1.0, 100.0)) == 90  # rank 0.9 (99 + 1)
     assert quantile(np.arange(1.0, 6.0)) == 5  # too few: the largest
+    assert quantile(np.arange(1.0, 21.0)) == 19  # rank 0.9 (20 + 1), not 0.9 20
 
 
 def test_weights_count_as_that_many_rows() -> None:
@@ -110,6 +112,53 @@ def test_a_device_with_an_error_of_its_own_is_covered_after_one_other_was_seen()
         factor = scale_of_others(e, {n: np.full(50, 0.25) for n in "ab"}, "a")
         inside.append(np.abs(e["a"]) <= Z90 * factor * 0.25)
     assert 0.80 < np.mean(inside) < 0.97
+
+
+def own_rows(error: np.ndarray, count: float | None = None) -> Own:
+    return Own(log_error=error, log_sd=np.ones(error.size), count=count or float(error.size))
+
+
+@pytest.mark.parametrize("rows", [5, 10, 20, 30])
+def test_a_device_is_covered_by_what_its_own_rows_say_where_devices_differ(rows: int) -> None:
+    """Claims are 1; devices err between a fifth and five times that."""
+    rng = np.random.default_rng(rows)
+    inside, widths = [], []
+    for _ in range(400):
+        own, others = np.exp(rng.uniform(-1.6, 1.6)), np.exp(rng.uniform(-1.6, 1.6, 2))
+        e = {f"device {i}": s * rng.standard_normal(300) for i, s in enumerate(others)}
+        e["mine"] = own * rng.standard_normal(300)
+        sd = {name: np.ones(300) for name in e}
+        seen = own_rows(own * rng.standard_normal(rows))
+        factor = scale_of_others(e, sd, "mine", seen)
+        inside.append(np.mean(np.abs(e["mine"]) <= Z90 * factor))
+        widths.append(factor / scale_of_others(e, sd, "mine"))
+    assert 0.87 < np.mean(inside) < 0.97
+    assert np.median(widths) < 1
+
+
+def test_few_own_rows_say_less_than_many_and_rows_of_one_group_less_than_their_number() -> None:
+    e = {"mine": np.zeros(9), "other": np.random.default_rng(9).standard_normal(500)}
+    sd = {name: np.ones(v.size) for name, v in e.items()}
+    calm = [
+        scale_of_others(e, sd, "mine", own_rows(np.full(30, 0.1), count))
+        for count in (30.0, 10.0, 3.0)
+    ]
+    assert calm == sorted(calm)
+    assert calm[0] == scale_of_others(e, sd, "mine", own_rows(np.full(30, 0.1)))
+    assert calm[-1] < scale_of_others(e, sd, "mine")
+
+
+def test_one_spoilt_row_of_twenty_does_not_set_the_width() -> None:
+    plain = np.random.default_rng(10).standard_normal(20)
+    spoilt = np.where(np.arange(20) == 3, 50.0, plain)
+    assert own_rows(spoilt).square < 2.5 * own_rows(plain).square  # its square alone is 125
+    assert own_rows(2 * plain).square == pytest.approx(4 * own_rows(plain).square)
+
+
+def test_what_no_parameter_explains_is_claimed_beside_the_parameters() -> None:
+    seen = own_rows(np.full(4, 5.0)).beside(np.sqrt(24.0))
+    assert seen.log_sd == pytest.approx(5.0)
+    assert seen.square == pytest.approx(1.0)
 
 
 def groups_of_errors(between: float, within: float) -> tuple[np.ndarray, np.ndarray]:

@@ -14,7 +14,7 @@ from cost_models.calibrate.ship import profile_of
 from cost_models.calibrate.subjects import Subject
 from cost_models.calibrate.write import profile_text
 from cost_models.device import Device, load_device, overlay
-from cost_models.learned import Learned, bumps, factor, unsure
+from cost_models.learned import BLOCK, Learned, bumps, factor, sizes, unsure
 from cost_models.measured import Measured
 from cost_models.price import operator_time_s, price_ops, price_terms
 from cost_models.profile import load_profile
@@ -92,6 +92,20 @@ def test_far_from_what_was_measured_the_form_alone_answers_and_says_so(gpu: Devi
     assert times == pytest.approx([np.exp(0.3), 1.0], rel=1e-3)
     assert price_terms(ops, learned).total == pytest.approx(operator_time_s(ops, learned))
     assert price_ops(ops, learned).residual_log_sd[1] > price_ops(ops, learned).residual_log_sd[0]
+
+
+def test_many_operators_are_answered_as_one_by_one() -> None:
+    rng = np.random.default_rng(6)
+    points = np.log(rng.uniform(1, 4096, (7, 5)))
+    part = Learned(
+        kind="matmul", dtype="bf16", log_sd=0.3, points=points, weights=rng.standard_normal(7)
+    )
+    ops = matmuls(rng.integers(1, 4096, BLOCK + 9), 512, 700)
+    last = ops.take(np.arange(BLOCK, BLOCK + 9))
+    exact = bumps(sizes(last), points) @ part.weights
+    assert part.log_factor(ops)[BLOCK:] == pytest.approx(exact, abs=1e-4)
+    assert part.unsure(ops)[BLOCK:] == pytest.approx(part.unsure(last))
+    assert np.unique(part.log_factor(ops)).size > BLOCK // 2
 
 
 def test_points_are_few_and_every_place_is_near_one() -> None:

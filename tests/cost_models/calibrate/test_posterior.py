@@ -12,6 +12,7 @@ from cost_models.calibrate.beliefs import Posterior, Prior
 from cost_models.calibrate.posterior import (
     deal,
     default_prior,
+    fit_few,
     fit_rows,
     left_out,
     predict_rows,
@@ -211,7 +212,8 @@ def test_the_spread_of_a_prediction_follows_its_parameters(gpu: Device) -> None:
     seconds, spread = predict_with_spread([rows], gpu, posterior)
     share = 1 - gpu.parameter("launch_half") / seconds[0]
     # memory and arithmetic overlap by a soft maximum: neither share is quite 1 or 0
-    assert_allclose(spread, [0.1 * share, 0.0], rtol=3e-2, atol=2e-6)
+    # and 64 draws reach less far into the tails than all do
+    assert_allclose(spread, [0.1 * share, 0.0], rtol=6e-2, atol=2e-6)
     assert_allclose(seconds, predict_rows([rows], with_parameters(gpu, posterior.model)))
 
 
@@ -274,3 +276,45 @@ def test_families_that_share_no_parameter_are_fitted_as_if_each_were_alone(gpu: 
             if alone.log_sd[name] < 0.9 * default_prior(gpu).log_sd[name]:
                 assert both.model[name] == pytest.approx(alone.model[name], rel=1e-3), name
                 assert both.log_sd[name] == pytest.approx(alone.log_sd[name], rel=1e-2), name
+
+
+def test_errors_of_few_rows_are_those_of_fits_without_each(gpu: Device) -> None:
+    rows = measured_on(gpu, TRUTH["gpu"], np.random.default_rng(5), rows=12, noise=0.1)
+    prior = default_prior(gpu, TRUTH["gpu"])
+    _, own = fit_few(rows, gpu, prior)
+    error, spread = np.empty((2, 12))
+    for i in range(12):
+        kept = fit_rows([rows.take(np.arange(12) != i)], gpu, prior=prior)
+        seconds, spread[i : i + 1] = predict_with_spread([rows.take(np.array([i]))], gpu, kept)
+        error[i] = np.log(rows.seconds[i] / seconds[0])
+    inside = np.log(
+        rows.seconds / predict_rows([rows], fit_rows([rows], gpu, prior=prior).on(gpu))
+    )
+    assert np.abs(own.log_error - error).max() < 0.35 * np.abs(error - inside).max()
+    assert_allclose(own.log_sd, spread, rtol=0.35)
+    assert (np.abs(own.log_error) >= np.abs(inside)).all()
+
+
+def test_few_rows_of_one_group_that_err_together_are_worth_fewer(gpu: Device) -> None:
+    rows = measured_on(gpu, TRUTH["gpu"], np.random.default_rng(6), rows=20, noise=0.02)
+    shared = np.repeat(0.3 * np.random.default_rng(7).standard_normal(4), 5)
+    rows = replace(rows, seconds=rows.seconds * np.exp(shared))
+    prior = default_prior(gpu, TRUTH["gpu"])
+    alone = fit_few(replace(rows, group=np.arange(20).astype(str)), gpu, prior)[1]
+    together = fit_few(replace(rows, group=np.repeat(list("abcd"), 5)), gpu, prior)[1]
+    assert alone.count == 20
+    assert together.count < 10
+
+
+def test_what_is_believed_of_an_unmeasured_device_is_drawn_not_linearised() -> None:
+    """Time = a + b with a far below b at the mean, and a known within a factor of e^1.5 only."""
+    device = load_device(NAMES["cpu"])
+    ops = matmuls(8, 256, 256, "fp32")
+    rows = table(ops, np.ones(1), device.name)
+    prior = Prior(value={"context_fp32": 3e-6}, log_sd={"context_fp32": 1.5})
+    seconds, spread = predict_with_spread([rows], device, prior_only(device, prior))
+    share = 3e-6 / seconds[0]
+    normal = np.random.default_rng(8).standard_normal(200_000)
+    exact = np.sqrt(np.mean(np.log1p(share * np.expm1(1.5 * normal)) ** 2))
+    assert spread[0] == pytest.approx(exact, rel=0.2)
+    assert spread[0] > 2 * share * 1.5  # what a slope says of it

@@ -94,3 +94,18 @@ def test_a_transfer_without_points_is_refused() -> None:
         transfer(known.take(np.arange(0)), [relative])
     with pytest.raises(InputError, match="one measured relative"):
         transfer(known, [])
+
+
+def test_points_are_compared_with_a_factor_that_the_others_set() -> None:
+    known = rows(noise=0.4, seed=3)
+    off = np.log(np.array([1.0, 1.1, 1.3, 2.0]))
+    points = known.take(np.arange(4))
+    points = replace(points, seconds=points.seconds * np.exp(off))
+    found = transfer(points, [sibling_of([known], BOARD, names=NAMES)]).own(0.2)
+    assert found is not None
+    expected = [off[i] - np.median(np.delete(off, i)) for i in range(4)]
+    np.testing.assert_allclose(found.log_error, expected, atol=1e-6)
+    assert found.count == 3
+    assert (found.log_sd == 0.2).all()
+    single = transfer(known.take(np.arange(1)), [sibling_of([known], BOARD, names=NAMES)])
+    assert single.own(0.2) is None

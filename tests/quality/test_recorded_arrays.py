@@ -1,0 +1,101 @@
+"""What a pass of the supernet records besides logits, and replays beside real runs of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dynsearch.models.dynamic import plan_of
+from dynsearch.models.tokens import load_tokenizer, tokenize
+from dynsearch.models.weights import encoder_config, read_backbone, read_pretrained
+from dynsearch.quality.source import SupernetQuality
+from dynsearch.quality.training import Labelled, add_heads
+from dynsearch.sim.decide import exit_layers
+from dynsearch.sim.records import named_arrays
+from dynsearch.simulate.fidelity import fidelity
+from dynsearch.simulate.texts import traced_work
+from dynsearch.testing import tiny_model, tiny_texts
+from search_spaces.candidate import Candidate, Exits, Skim, policies_of
+from search_spaces.exits.hash import random_layers
+
+ROWS, LAYERS = 60, 4
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> tuple[SupernetQuality, Candidate]:
+    folder: Path = tiny_model(tmp_path_factory.mktemp("recorded") / "model")
+    backbone = read_backbone(folder)
+    config = encoder_config(backbone, num_classes=2, norm_eps=1e-12)
+    tokens = tokenize(load_tokenizer(folder), [text for text, _ in tiny_texts(ROWS)], 24)
+    data = Labelled(tokens=tokens, labels=np.arange(ROWS) % 2)
+    weights = add_heads(config, read_pretrained(folder), 0)
+    outer = Candidate(backbone=backbone, depth=LAYERS)
+    return SupernetQuality(config, weights, {"search": data}, "0" * 64), outer
+
+
+def test_likeness_of_states_is_that_of_pooled_states_around_each_layer(
+    source: tuple[SupernetQuality, Candidate],
+) -> None:
+    quality, outer = source
+    trace = quality.record(outer, "search")
+    model, plan = quality.encoder("fp32"), plan_of(outer)
+    for row in (0, 7):
+        ids, n = quality.splits["search"].tokens.batch(np.array([row]))
+        with torch.inference_mode():
+            states = [model.start(ids, n).x.mean(dim=1), *model.pooled(plan, ids, n)]
+        for layer in range(LAYERS):
+            want = torch.nn.functional.cosine_similarity(states[layer], states[layer + 1])
+            assert trace.aux["cosine_previous"][row, layer] == pytest.approx(float(want), abs=1e-5)
+
+
+def test_hashed_layers_are_those_of_the_deepest_token(
+    source: tuple[SupernetQuality, Candidate],
+) -> None:
+    quality, outer = source
+    trace, tokens = quality.record(outer, "search"), quality.splits["search"].tokens
+    for row in (0, 7):
+        own = tokens.ids[tokens.starts[row] : tokens.starts[row] + tokens.lengths[row]]
+        deepest = random_layers(own, np.arange(1, LAYERS + 1)).max()
+        assert (trace.aux["hash_layer"][row] == deepest).all()
+
+
+@pytest.mark.parametrize(
+    "exits",
+    [
+        Exits(layers=(1, 2), criterion="state_similarity", thresholds=(0.7, 0.7)),
+        Exits(layers=(1, 2, 3), criterion="hash"),
+        Exits(layers=(1, 2), criterion="energy", thresholds=(0.1, 0.1)),
+    ],
+)
+def test_criteria_of_states_and_tokens_decide_on_recorded_passes(
+    source: tuple[SupernetQuality, Candidate], exits: Exits
+) -> None:
+    quality, outer = source
+    trace = quality.record(outer, "search")
+    policies = policies_of([replace(outer, exits=exits)])
+    where = exit_layers(trace.logits, policies, named_arrays(trace))[0]
+    assert where.shape == (ROWS,)
+    assert set(where.tolist()) <= {layer - 1 for layer in (*exits.layers, LAYERS)}
+
+
+def test_fidelity_is_whole_where_nothing_is_skipped_and_less_where_much_is(
+    source: tuple[SupernetQuality, Candidate],
+) -> None:
+    quality, outer = source
+    scores = quality.record(outer, "search").logits
+    middle = float(np.median(np.abs(scores[:, 1, 0] - scores[:, 1, 1])))
+    sure = 1 / (1 + np.exp(-middle))
+    exits = Exits(layers=(2,), thresholds=(sure,))
+    found = []
+    for rate in (1.0, 0.2):
+        skim = () if rate == 1.0 else (Skim(layers=(1,), keep_rate=(rate,)),)
+        setting = replace(outer, skim=skim, exits=exits)
+        plain, real = quality.record(outer, "search"), quality.record(setting, "search")
+        found.append(fidelity(setting, plain, traced_work(real, LAYERS), real))
+    assert found[0]["same_exit"] == found[0]["same_answer"] == found[0]["tokens"] == 1.0
+    assert found[1]["tokens"] == 1.0  # how many stay is known, not what they then say
+    assert found[1]["same_exit"] < 1.0

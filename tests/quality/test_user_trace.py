@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dynsearch.commands.trace import trace
+from dynsearch.errors import DynsearchError, InputError
+from dynsearch.quality.trace import load_trace
+
+# The documented hook: under 30 lines, here of a model that is surer the deeper it looks.
+HOOK = """
+import numpy as np
+
+LABELS = ("negative", "positive")
+LAYERS = 4
+
+def trace_batch(texts):
+    good = np.array([text.count("good") - text.count("bad") for text in texts])
+    depth = np.arange(1, LAYERS + 1)
+    sure = good[:, None] * depth / LAYERS
+    return {
+        "logits": np.stack([-sure, sure], axis=2),
+        "lengths": [len(text.split()) + 2 for text in texts],
+        "learned": 1 / (1 + np.exp(-np.abs(sure))),
+    }
+"""
+
+
+def files(folder: Path, hook: str = HOOK, rows: int = 70) -> tuple[Path, Path]:
+    model, data = folder / "hook.py", folder / "texts.jsonl"
+    model.write_text(hook)
+    texts = [("good " * (i % 5 + 1) + "film", "positive") for i in range(rows)]
+    texts += [("bad " * (i % 3 + 1) + "plot", "negative") for i in range(rows)]
+    lines = [json.dumps({"text": text, "label": label}) for text, label in texts]
+    data.write_text("\n".join(lines) + "\n")
+    return model, data
+
+
+def test_a_short_file_makes_a_trace_of_a_model_of_ones_own(tmp_path: Path) -> None:
+    assert len(HOOK.strip().splitlines()) < 30
+    model, data = files(tmp_path)
+    found = trace(model, data, out=tmp_path / "own.npz")
+    read = load_trace(tmp_path / "own.npz", found["weights_hash"])
+    assert (found["rows"], found["layers"], found["classes"]) == (140, 4, 2)
+    assert found["accuracy"] == [1.0] * 4
+    assert read.lengths[:5].tolist() == [4, 5, 6, 7, 8]
+    assert np.array_equal(read.tokens_ffn, np.repeat(read.lengths[:, None], 4, axis=1))
+    assert set(read.aux) == {"learned"}
+
+
+def test_batches_change_nothing(tmp_path: Path) -> None:
+    model, data = files(tmp_path)
+    for batch, name in ((7, "a.npz"), (1000, "b.npz")):
+        trace(model, data, out=tmp_path / name, batch=batch)
+    a, b = (load_trace(tmp_path / name) for name in ("a.npz", "b.npz"))
+    assert np.array_equal(a.logits, b.logits)
+    assert a.header == b.header
+
+
+@pytest.mark.parametrize(
+    ("hook", "names"),
+    [
+        ("x = 1\n", "trace_batch"),
+        (HOOK.replace('"lengths"', '"length"'), "lengths"),
+        (HOOK.replace("np.stack([-sure, sure], axis=2)", "sure"), "logits"),
+        (HOOK.replace("np.stack([-sure, sure], axis=2)", "sure[1:, :, None]"), "logits"),
+        (HOOK.replace("good[:, None] * depth", "good[:, None] * depth / 0"), "logits.exit 1"),
+        (HOOK.replace("/ LAYERS\n", "* (depth != 3)\n"), "logits.exit 3"),
+        (HOOK.replace('"positive")', '"nice")'), "LABELS"),
+        (HOOK + '\nWEIGHTS = "gone.bin"\n', "WEIGHTS"),
+        (HOOK.replace("* depth / LAYERS", "* depth[: len(texts) % 32] / LAYERS"), "logits"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*encountered in divide:RuntimeWarning")
+def test_what_is_wrong_with_a_hook_is_named(tmp_path: Path, hook: str, names: str) -> None:
+    model, data = files(tmp_path, hook)
+    with pytest.raises((InputError, DynsearchError)) as caught:
+        trace(model, data, out=tmp_path / "own.npz")
+    assert names in str(caught.value)
+    assert "hook.py" in str(caught.value)
+    assert not (tmp_path / "own.npz").exists()
+
+
+def test_a_fault_in_the_users_own_code_tells_the_rows(tmp_path: Path) -> None:
+    model, data = files(tmp_path, HOOK + "\ndef trace_batch(texts):\n    raise KeyError('gate')\n")
+    with pytest.raises(DynsearchError, match=r"rows 1 to 32.*KeyError.*gate"):
+        trace(model, data, out=tmp_path / "own.npz")
+    (tmp_path / "broken.py").write_text("import nothing_of_this_name\n")
+    with pytest.raises(DynsearchError, match="nothing_of_this_name"):
+        trace(tmp_path / "broken.py", data, out=tmp_path / "own.npz")
+    with pytest.raises(InputError, match="no such file"):
+        trace(tmp_path / "none.py", data, out=tmp_path / "own.npz")
