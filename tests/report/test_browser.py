@@ -151,7 +151,7 @@ def test_hostile_names_stay_text(browser: chromium.Browser, tmp_path: Path):
 
 def opened(page: chromium.Browser, expression: str) -> bool:
     """Whether the expression becomes true within a while."""
-    for _ in range(300):
+    for _ in range(1800):
         if page.value(expression):
             return True
         time.sleep(0.1)
