@@ -52,17 +52,41 @@ def peak_bytes(
         Resident weights plus the largest set of activations alive at one time. The interpreter
         and its libraries are not in it.
     """
-    values = weight_values(candidates, num_classes=num_classes, head=head)
-    matrices = candidates.depth * matrix_values(candidates.backbone)
-    plain = values - matrices + activation_values(candidates, workload=workload)
-    total: F64 = MATRIX_WIDTH[candidates.dtype] * matrices + PLAIN_WIDTH[candidates.dtype] * plain
+    parts = peak_parts(candidates, workload=workload, num_classes=num_classes, head=head)
+    total: F64 = np.sum(list(parts.values()), axis=0)
     return total
+
+
+def peak_parts(
+    candidates: CandidateBatch,
+    *,
+    workload: Workload,
+    num_classes: int,
+    head: str = "pooler_linear",
+) -> dict[str, F64]:
+    """Bytes [B] of each part of `peak_bytes`: weights by what they are, and activations."""
+    values = weight_parts(candidates, num_classes=num_classes, head=head)
+    values["activations"] = activation_values(candidates, workload=workload)
+    plain = PLAIN_WIDTH[candidates.dtype]
+    parts: dict[str, F64] = {name: plain * count for name, count in values.items()}
+    matrices = candidates.depth * matrix_values(candidates.backbone)
+    parts["layers"] += (MATRIX_WIDTH[candidates.dtype] - plain) * matrices
+    return parts
 
 
 def weight_values(
     candidates: CandidateBatch, *, num_classes: int, head: str = "pooler_linear"
 ) -> F64:
     """Numbers (not bytes) in the weights that each candidate keeps [B]."""
+    parts = weight_parts(candidates, num_classes=num_classes, head=head)
+    total: F64 = np.sum(list(parts.values()), axis=0)
+    return total
+
+
+def weight_parts(
+    candidates: CandidateBatch, *, num_classes: int, head: str = "pooler_linear"
+) -> dict[str, F64]:
+    """Numbers [B] in embeddings, layers, routers (with the experts' mean outputs) and heads."""
     b, h = candidates.backbone, candidates.backbone.hidden_size
     embeddings = parameters.embedding_values(b)
     below = np.arange(b.num_layers) < candidates.depth[:, None]  # [B, L]
@@ -71,9 +95,13 @@ def weight_values(
     last = np.arange(b.num_layers) == candidates.depth[:, None] - 1
     heads = ((candidates.exit_on & below) | last).sum(axis=1)
     per_head = h * num_classes + num_classes + (h * h + h if head == "pooler_linear" else 0)
-    layers = candidates.depth * layer_values(b)
-    total: F64 = (embeddings + layers + routed.sum(axis=1) + heads * per_head).astype(np.float64)
-    return total
+    counts = {
+        "embeddings": np.full(len(candidates.depth), embeddings),
+        "layers": candidates.depth * layer_values(b),
+        "routers": routed.sum(axis=1),
+        "heads": heads * per_head,
+    }
+    return {name: np.asarray(count, dtype=np.float64) for name, count in counts.items()}
 
 
 def layer_values(backbone: Backbone) -> int:

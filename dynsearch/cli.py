@@ -138,12 +138,33 @@ def resume(
 
 
 @app.command()
-def front(ctx: typer.Context, run: Run, json_: Json = False, quiet: Quiet = False) -> int:
+def front(
+    ctx: typer.Context,
+    run: Run,
+    plot: Annotated[bool, typer.Option("--plot", help="Draw it, as plain text.")] = False,
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> int:
     """Print the front of a run."""
     from dynsearch import main_job
+    from dynsearch.commands import plot as drawn
     from dynsearch.commands import show
 
-    return _finish(ctx, main_job.front(run), show.front)
+    return _finish(ctx, main_job.front(run), drawn.front if plot else show.front)
+
+
+@app.command()
+def compare(
+    ctx: typer.Context,
+    first: Run,
+    second: Run,
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> int:
+    """Say what differs between two runs of the same rows: settings, fronts, hypervolume."""
+    from dynsearch.commands import compare as command
+
+    return _finish(ctx, command.compare(first, second), command.show)
 
 
 @app.command()
@@ -315,12 +336,20 @@ def gains(
 
 
 @app.command()
-def report(ctx: typer.Context, run: Run, json_: Json = False, quiet: Quiet = False) -> int:
+def report(
+    ctx: typer.Context,
+    run: Run,
+    figures: Annotated[
+        bool, typer.Option("--figures", help="Also write fronts as SVG files for papers.")
+    ] = False,
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> int:
     """Write the report of a run: one HTML file."""
     from dynsearch import main_job
     from dynsearch.commands import show
 
-    return _finish(ctx, main_job.report(run), show.files)
+    return _finish(ctx, main_job.report(run, figures=figures), show.files)
 
 
 @app.command()

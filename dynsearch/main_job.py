@@ -179,11 +179,13 @@ def export(
     return {"files": [str(write(found, out))]}
 
 
-def report(run_dir: Path) -> dict[str, Any]:
-    """Write `report.html` into the run folder."""
+def report(run_dir: Path, *, figures: bool = False) -> dict[str, Any]:
+    """Write `report.html` into the run folder; with `figures`, fronts as SVG files beside it."""
+    from dynsearch.report.figures import write_figures
     from dynsearch.report.html import build_report
 
-    return {"files": [str(build_report(run_dir))]}
+    made = [build_report(run_dir), *(write_figures(run_dir) if figures else ())]
+    return {"files": [str(path) for path in made]}
 
 
 def bench(
@@ -446,6 +448,7 @@ def _front_result(run: Run, found: Front) -> dict[str, Any]:
         "front": data["front"],
         "reference": data["reference"],
         "metric": data["metric"],
+        "budgets": data["budgets"],
         "length_buckets": data["length_buckets"],
         "uncertified": data["uncertified"],
         "hypervolume": data["hypervolume"][-1]["mean"] if data["hypervolume"] else 0.0,

@@ -95,7 +95,7 @@ class PriceList:
         Args:
             visits: Its executions, on the grid of `length_grid(workload.max_len)`.
         """
-        miss = self._miss(visits)
+        miss = self.missed_share(visits)
         real = visits.counts["real"]
 
         def paid(purpose: str, view: str) -> F64:
@@ -122,7 +122,7 @@ class PriceList:
             extra_flops={name: float(paid(name, "alone")[flops]) for name in EXTRA},
         )
 
-    def _miss(self, visits: Visits) -> float:
+    def missed_share(self, visits: Visits) -> float:
         """Share of weights that come from memory again, as replay has it."""
         share = entering_share(visits.reach, visits.batch)
         read = float(share @ layer_weight_bytes(self.setting.outer)) * self.weights

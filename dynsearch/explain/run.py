@@ -13,6 +13,7 @@ import numpy as np
 from cost_models.device import Device, load_device
 from dynsearch.bench_select import for_batch
 from dynsearch.evaluate import blank_trace
+from dynsearch.explain.parts import parts
 from dynsearch.explain.prices import Setting
 from dynsearch.explain.waterfall import waterfall
 from dynsearch.explain.whatif import Case, open_case, what_helps
@@ -44,7 +45,7 @@ def explain(
 
     Returns:
         `start_s`, `steps` and `total_s` of the waterfall, the full network's time, FLOPs,
-        speed-ups and `helps`; all times are seconds per input.
+        speed-ups, `helps` and what `parts.parts` tells; all times are seconds per input.
 
     Raises:
         InputError: no such run, configuration or device, or its trace is missing or damaged.
@@ -99,6 +100,7 @@ class Source:
             "steps": [asdict(step) | {"label": step.label} for step in found.steps],
             "total_s": found.total_s,
             "helps": [asdict(one) for one in what_helps(own)],
+            **parts(own),
             "warnings": warnings,
         }
 

@@ -86,6 +86,7 @@ def chart(found: Mapping[str, Any]) -> dict[str, Any]:
     return {
         **{k: found[k] for k in ("id", "family", "dtype", "device", "full_s", "flops_share")},
         **{k: found[k] for k in ("speed_up", "start_s", "total_s")},
+        **{k: found[k] for k in ("operators", "memory", "latency_quantiles")},
         "steps": [
             {k: step[k] for k in ("name", "label", "seconds", "own_s", "full_s")}
             for step in found["steps"]

@@ -15,19 +15,28 @@ from cost_models.device import Device, load_device
 from dynsearch.export.files import write_atomic
 from dynsearch.export.front import BENCH_FILE, read_front, read_json
 from dynsearch.export.records import Front
-from dynsearch.report import explained, origin, quality, sections
+from dynsearch.report import explained, importance, origin, plotly, quality, sections
 from dynsearch.report.markup import Html, json_block, tag
 from dynsearch.report.view import chart_data
 
 REPORT_FILE = "report.html"
-_SCRIPTS = ("svg.js", "charts.js", "waterfall.js", "configuration.js", "page.js")
+_SCRIPTS = (
+    "svg.js",
+    "charts.js",
+    "waterfall.js",
+    "parts.js",
+    "configuration.js",
+    "beside.js",
+    "explore.js",
+    "page.js",
+)
 
 
 def build_report(run_dir: Path) -> Path:
     """Write `report.html` into the run folder from the JSON files that are there.
 
     Reads `front.json` (needed), and where present `bench.json`, `environment.json`, `log.jsonl`,
-    `job.toml`, `devices/*.toml` and `traces/*.npz`.
+    `job.toml`, `devices/*.toml`, `traces/*.npz` and the study's journal.
 
     Raises:
         InputError: `front.json` is missing, or one of the files is half-written or of a newer
@@ -39,6 +48,7 @@ def build_report(run_dir: Path) -> Path:
         log=_read_log(run_dir / "log.jsonl"),
         job=job.read_text(encoding="utf-8", errors="replace") if job.exists() else None,
         devices=[load_device(file) for file in sorted((run_dir / "devices").glob("*.toml"))],
+        importances=importance.importances(run_dir),
     )
     bench = _optional(run_dir / BENCH_FILE)
     front = read_front(run_dir)
@@ -54,6 +64,7 @@ class Surroundings:
     log: Sequence[Mapping[str, Any]]
     job: str | None
     devices: Sequence[Device]
+    importances: tuple[dict[str, float], str]  # from `importance.importances`
 
 
 def page(
@@ -79,11 +90,12 @@ def page(
             sections.result(front, device, bench) if front.front else _empty(),
             _front_section(),
             _chosen_section(),
+            _beside_section() if front.front else None,
             explained.section(*told),
             _measured_section(bench),
             quality.quality(front, device),
             sections.configurations(front, bench),
-            _search_section(front),
+            _search_section(front, around.importances),
             _origin_section(around),
             sections.glossary_section(),
         ),
@@ -110,7 +122,16 @@ def _document(title: str, body: list[Html]) -> str:
     style = assets.joinpath("page.css").read_text(encoding="utf-8")
     script = "\n".join(assets.joinpath(name).read_text(encoding="utf-8") for name in _SCRIPTS)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    policy = f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
+    packed = plotly.packed()
+    allowed = [f"'sha256-{d}'" for d in (digest, packed[1] if packed else None) if d]
+    policy = "; ".join(
+        (
+            "default-src 'none'",
+            "style-src 'unsafe-inline'",
+            "img-src data: blob:",  # the pictures that Plotly saves
+            f"script-src {' '.join(allowed)}",
+        )
+    )
     head = tag(
         "head",
         tag("meta", charset="utf-8"),
@@ -120,8 +141,10 @@ def _document(title: str, body: list[Html]) -> str:
         tag("title", title),
         tag("style", Html(style)),
     )
+    zoom = tag("script", Html(packed[0]), type="text/plain", id="plotly") if packed else None
     script_tag = tag("script", Html(script))
-    return "<!doctype html>\n" + tag("html", head, tag("body", body, script_tag), lang="en") + "\n"
+    body = [*body, *([zoom] if zoom else []), script_tag]
+    return "<!doctype html>\n" + tag("html", head, tag("body", body), lang="en") + "\n"
 
 
 def _header(front: Front, environment: Mapping[str, Any]) -> Html:
@@ -138,6 +161,7 @@ def _header(front: Front, environment: Mapping[str, Any]) -> Html:
         ("result", "Result"),
         ("front", "Fronts"),
         ("chosen", "Chosen"),
+        *([("beside-section", "Compare")] if front.front else []),
         ("explain", "Time"),
         ("measured", "Measured"),
         *([("quality", "Quality")] if any(p.selected_quality for p in front.front) else []),
@@ -209,7 +233,64 @@ def _front_section() -> Html:
             class_="split",
         ),
         tag("div", id="other-fronts", class_="grid"),
+        _explore() if plotly.packed() else None,
         id="front",
+    )
+
+
+def _explore() -> Html:
+    """The zoomable front; Plotly is unpacked when the button asks for it."""
+    save = [
+        tag("button", f"save {kind.upper()}", type="button", id=f"save-{kind}", class_="plain")
+        for kind in ("svg", "png")
+    ]
+    return tag(
+        "div",
+        tag("h3", "Zoom"),
+        tag(
+            "div",
+            tag(
+                "button",
+                "Open the zoomable front",
+                type="button",
+                id="explore-open",
+                class_="plain",
+            ),
+            tag(
+                "label",
+                "Device ",
+                tag("select", id="explore-device"),
+                class_="explore-more",
+                hidden=True,
+            ),
+            tag("span", save, class_="explore-more", hidden=True),
+            class_="controls",
+        ),
+        tag(
+            "p",
+            "Drag to zoom, double-click to zoom out, click a name to hide it, click a point to "
+            "select it; bars are predicted 90 % intervals. Pictures are saved for white paper.",
+            class_="small",
+            id="explore-note",
+        ),
+        tag("div", id="explore-chart", hidden=True),
+        class_="explore",
+    )
+
+
+def _beside_section() -> Html:
+    return tag(
+        "section",
+        tag("h2", "Two configurations beside each other"),
+        tag(
+            "div",
+            tag("label", "A ", tag("select", id="beside-a")),
+            tag("label", "B ", tag("select", id="beside-b")),
+            tag("button", "A = the selected one", type="button", id="beside-take", class_="plain"),
+            class_="controls",
+        ),
+        tag("div", id="beside"),
+        id="beside-section",
     )
 
 
@@ -256,13 +337,14 @@ def _measured_section(bench: Mapping[str, Any] | None) -> Html:
     return tag("section", tag("h2", "Predicted against measured"), content, id="measured")
 
 
-def _search_section(front: Front) -> Html:
+def _search_section(front: Front, shares: tuple[dict[str, float], str]) -> Html:
     has = bool(front.hypervolume)
     history = tag("div", tag("h3", "Hypervolume"), tag("div", id="hypervolume")) if has else None
     return tag(
         "section",
         tag("h2", "Search"),
         tag("div", history, sections.budgets(front), class_="grid wide"),
+        importance.section(shares),
         id="search",
     )
 

@@ -121,7 +121,14 @@ def _point(front: Front, p: FrontPoint, bench: Mapping[str, Any] | None) -> dict
         "criterion": exits.get("criterion"),
         "batching": candidate.get("exit_batching"),
         "layers": layer_strip(p),
+        "certificate": _certificate(p),
     }
+
+
+def _certificate(p: FrontPoint) -> dict[str, str] | None:
+    """Statement and note of the certificate, where the front carries any."""
+    found = getattr(p, "certificate", None)
+    return None if found is None else {"statement": found.statement, "note": found.note}
 
 
 def exit_rule(candidate: Mapping[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ import chromium
 import pytest
 import run_folder
 
+from dynsearch.report import plotly
 from dynsearch.report.html import build_report
 
 pytestmark = [
@@ -17,6 +19,7 @@ pytestmark = [
     pytest.mark.skipif(chromium.CHROMIUM is None, reason="Chromium is not installed"),
 ]
 MAIN = "#main-front svg"
+needs_plotly = pytest.mark.skipif(plotly.packed() is None, reason="plotly is not installed")
 
 
 @pytest.fixture(scope="module")
@@ -143,6 +146,96 @@ def test_hostile_names_stay_text(browser: chromium.Browser, tmp_path: Path):
     browser.open(build_report(run))
     assert browser.value("document.querySelector('h1').textContent") == name
     assert browser.value("window.hit") is None
+    assert browser.complaints() == []
+
+
+def opened(page: chromium.Browser, expression: str) -> bool:
+    """Whether the expression becomes true within a while."""
+    for _ in range(1800):
+        if page.value(expression):
+            return True
+        time.sleep(0.1)
+    return False
+
+
+@needs_plotly
+def test_the_zoomable_front_opens_on_demand_and_its_points_select(
+    page: chromium.Browser, report: Path
+):
+    assert page.value("typeof Plotly") == "undefined"
+    page.value("document.getElementById('explore-open').click()")
+    points = "document.querySelectorAll('#explore-chart .scatterlayer .point').length"
+    assert opened(page, f"{points} > 0 && '1' === $('explore-chart').dataset.wired")
+    expected = [
+        p for p in run_folder.make_front().front if p.device == "local" and p.dtype == "fp32"
+    ]
+    assert page.value(points) == len(expected)
+    other = next(p.id for p in expected if p.id != shown(page))
+    page.value(
+        f"$('explore-chart').emit('plotly_click', {{ points: [{{ customdata: '{other}' }}] }})"
+    )
+    assert shown(page) == other
+    buttons = "[...document.querySelectorAll('.modebar-btn')].map((b) => b.dataset.title)"
+    titles = page.value(buttons)
+    assert titles
+    assert not any("loud" in title or "hare" in title for title in titles)
+    for kind in ("svg+xml", "png"):
+        ask = f"{{format: '{kind[:3]}', width: 300, height: 200}}"
+        page.value("window.picture = ''")
+        page.value(
+            f"void Plotly.toImage(exploreFigure(exploredDevice()), {ask})"
+            ".then((url) => { window.picture = url; })"
+        )
+        assert opened(page, f"window.picture.startsWith('data:image/{kind}')")
+    assert page.value("document.documentElement.scrollWidth") <= 1280
+    assert page.complaints() == []
+    assert [r for r in page.requests() if not r.startswith(("blob:", "data:"))] == [
+        report.resolve().as_uri()
+    ]
+
+
+@needs_plotly
+def test_hostile_texts_stay_text_in_the_zoomable_front(browser: chromium.Browser, tmp_path: Path):
+    bad = '<b>x</b><img src=x onerror="window.hit=1"></script><a href="javascript:1">y</a>'
+    front = run_folder.make_front(dtypes=("fp32",), draws=20)
+    named = {"local": bad}
+    points = tuple(replace(p, device=named.get(p.device, p.device)) for p in front.front)
+    costs = tuple(replace(c, device=named.get(c.device, c.device)) for c in front.reference.costs)
+    reference = replace(front.reference, costs=costs)
+    run = run_folder.make_run(tmp_path, bench=False, front=points, reference=reference)
+    browser.open(build_report(run))
+    browser.value("$('explore-open').click()")
+    assert opened(browser, "'1' === $('explore-chart').dataset.wired")
+    assert browser.value("$('explore-chart').querySelector('.gtitle').textContent") == bad
+    assert (
+        browser.value("$('explore-chart').querySelectorAll('a[href^=javascript], img').length")
+        == 0
+    )
+    assert browser.value("window.hit") is None
+
+
+def test_two_configurations_stand_beside_each_other(page: chromium.Browser):
+    rows = "[...document.querySelectorAll('#beside-table tbody tr')].map((r) => r.textContent)"
+    before = page.value(rows)
+    assert any(text.startswith("mean latency, predicted") for text in before)
+    page.value("$('beside-b').value = $('beside-a').value")
+    page.value("$('beside-b').dispatchEvent(new Event('change'))")
+    same = page.value(rows)
+    assert same != before
+    assert not any("differs" in text for text in same)
+    assert any(text.endswith("1.00\u00d7") for text in same)
+
+
+def test_a_run_of_2000_passes_is_small_and_as_wide_as_a_phone(
+    browser: chromium.Browser, tmp_path: Path
+):
+    front = run_folder.make_front(draws=2000)
+    steps = tuple(replace(front.hypervolume[0], passes=n, seconds=4.0 * n) for n in range(1, 2001))
+    path = build_report(run_folder.make_run(tmp_path, front=front.front, hypervolume=steps))
+    assert path.stat().st_size <= 6_000_000
+    browser.open(path, width=390)
+    assert browser.value("document.documentElement.scrollWidth") <= 390
+    assert browser.value("document.querySelectorAll('#hypervolume svg').length") == 1
     assert browser.complaints() == []
 
 

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
+import hashlib
 import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
+import optuna
 import pytest
 import run_folder
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dynsearch.export.front import with_measurements
-from dynsearch.report import units
+from dynsearch.report import plotly, units
 from dynsearch.report.html import build_report
+from dynsearch.report.importance import importances
 from dynsearch.report.markup import Html, json_block, tag
-from dynsearch.report.view import chart_data, layer_strip
+from dynsearch.report.view import _point, chart_data, layer_strip
+from dynsearch.search.runs import open_run
+from dynsearch.search.study import open_storage
 from search_spaces.candidate import Candidate, Exits, Experts, Skim
 from search_spaces.codec import candidate_to_dict
 from search_spaces.errors import InputError
@@ -62,7 +70,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_report_is_one_small_file_that_points_nowhere(run: Path):
     path = build_report(run)
-    assert path.stat().st_size < 1_000_000
+    assert path.stat().st_size < 3_000_000
     for name, attributes in read(path).elements:
         assert name not in ("link", "img", "iframe", "object", "embed")
         assert "src" not in attributes
@@ -210,3 +218,52 @@ def test_chart_data_keeps_predicted_and_measured_apart():
 )
 def test_figures_have_three_digits_a_unit_and_a_true_minus(shown: str, expected: str):
     assert shown == expected
+
+
+def test_plotly_is_there_once_packed_and_allowed_by_its_hash(run: Path):
+    packed = plotly.packed()
+    if packed is None:
+        pytest.skip("plotly is not installed")
+    script, digest = packed
+    raw = build_report(run).read_text(encoding="utf-8")
+    assert raw.count(script) == 1
+    unpacked = gzip.decompress(base64.b64decode(script))
+    assert unpacked.startswith(b"/**\n* plotly.js")
+    assert base64.b64encode(hashlib.sha256(unpacked).digest()).decode() == digest
+    assert f"sha256-{digest}" in raw
+
+
+def test_a_certificate_is_told_with_its_note():
+    front = run_folder.make_front(dtypes=("fp32",), draws=1)
+
+    class Certified:
+        """A point of a front whose points may carry certificates."""
+
+        certificate = SimpleNamespace(statement="risk <= 0.02", note="Holds for such texts.")
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(front.front[0], name)
+
+    told = _point(front, Certified(), None)["certificate"]
+    assert told == {"statement": "risk <= 0.02", "note": "Holds for such texts."}
+    assert _point(front, front.front[0], None)["certificate"] is None
+
+
+def test_a_study_of_passes_tells_which_knob_matters(tmp_path: Path):
+    run = run_folder.make_run(tmp_path)
+    for name in ("traces", "fronts"):
+        (run / name).mkdir()
+    record = json.loads((run / "environment.json").read_text()) | {"study": "s"}
+    (run / "environment.json").write_text(json.dumps(record))
+    assert importances(run)[0] == {}
+    storage = open_storage(open_run(run), "journal")
+    study = optuna.create_study(storage=storage, study_name="s", directions=["minimize"] * 3)
+    for i in range(30):
+        knobs = {"matters": i % 10 / 10, "idle": i // 10 / 10}
+        wide = {name: optuna.distributions.FloatDistribution(0, 1) for name in knobs}
+        values = [knobs["matters"] + 0.001 * k for k in range(3)]
+        study.add_trial(optuna.trial.create_trial(params=knobs, distributions=wide, values=values))
+    shares, why_not = importances(run)
+    assert why_not == ""
+    assert shares["matters"] > 0.9
+    assert "matters" in read(build_report(run)).text

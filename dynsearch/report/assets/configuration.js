@@ -140,6 +140,8 @@ function configurationPanel(p, width) {
       ["operations per input", quantity("flops_executed", p.costs.flops_executed)],
       ["exit rule", p.exit_rule],
       ["batch exits", p.batching],
-      ["file", `configurations/${p.id}.toml`]]));
+      ["file", `configurations/${p.id}.toml`]]),
+    certificateText(p) || "",
+    ...partsOf(p, inner));
   return panel;
 }

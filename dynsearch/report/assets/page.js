@@ -94,6 +94,8 @@ function drawAll() {
   drawExplained();
   drawBench();
   drawHypervolume($("hypervolume"));
+  drawBeside();
+  drawExplore();
 }
 
 function sortTable(button) {
@@ -122,6 +124,7 @@ function setTheme(name) {
   if (name === "auto") delete document.documentElement.dataset.theme;
   else document.documentElement.dataset.theme = name;
   $("theme").textContent = `Theme: ${name}`;
+  drawExplore();
 }
 
 function wire() {
@@ -132,17 +135,17 @@ function wire() {
   const cost = $("cost");
   cost.append(...data.costs.map(([name, label]) => html("option", { value: name }, label)));
   cost.value = state.cost;
-  cost.addEventListener("change", () => { state.cost = cost.value; drawFronts(); });
+  cost.addEventListener("change", () => { state.cost = cost.value; drawFronts(); drawExplore(); });
   const dtype = $("dtype");
   dtype.append(...[...dtypes, "all"].map((d) => html("option", { value: d }, d)));
   dtype.value = state.dtype;
   dtype.closest("label").hidden = dtypes.length < 2;
-  dtype.addEventListener("change", () => { state.dtype = dtype.value; drawFronts(); });
+  dtype.addEventListener("change", () => { state.dtype = dtype.value; drawFronts(); drawExplore(); });
   const buttons = [...document.querySelectorAll("[data-quality]")];
   const press = () => buttons.forEach((b) => b.setAttribute("aria-pressed", String(b.dataset.quality === state.quality)));
   for (const b of buttons) {
     b.disabled = b.dataset.quality === "confirmed" && !data.points.some((p) => p.confirmed);
-    b.addEventListener("click", () => { state.quality = b.dataset.quality; press(); drawFronts(); });
+    b.addEventListener("click", () => { state.quality = b.dataset.quality; press(); drawFronts(); drawExplore(); });
   }
   press();
   document.addEventListener("click", (e) => {
@@ -165,4 +168,6 @@ const first = data.points.find((p) => p.device === data.main_device && p.dtype =
   || data.points.find((p) => p.device === data.main_device) || data.points[0];
 if (first) { state.id = first.id; state.device = first.device; }
 wire();
+wireBeside();
+wireExplore();
 drawAll();
