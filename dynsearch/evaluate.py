@@ -27,6 +27,7 @@ from dynsearch.sim.row_losses import row_losses
 from search_spaces.candidate import (
     Candidate,
     PolicyBatch,
+    layer_schedule,
     stack,
     tokens_per_layer,
     with_policies,

@@ -1,8 +1,8 @@
 """What a fine-tuned network tells a supernet about texts: answers, and what they hang on.
 
 Before the first layer tokens are dropped by a score of their embeddings alone. Nothing in a loss
-on answers would teach that score, since only tokens that stay get gradients: it learns how much the
-teacher's answer hangs on each token.
+on answers would teach that score, since only tokens that stay get gradients: it learns how much
+the teacher's answer hangs on each token.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ class Labelled:
 
 
 class Optimizers:
-    """Adam for layers, what was added and words, each at its rate, over the weights that ask for gradients.
+    """Adam for layers, what was added and words, each at its rate, over what asks for gradients.
 
     Words have sparse gradients: a step changes those that were read, no others.
     """
