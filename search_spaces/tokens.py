@@ -29,18 +29,19 @@ def keep_counts(lengths: NDArray[Any], keep_rate: NDArray[Any], protected: int =
 
 
 def tokens_per_layer(
-    lengths: NDArray[Any], keep_rate: NDArray[Any], keep_before: NDArray[Any]
+    lengths: NDArray[Any], keep_rate: NDArray[Any], keep_before: NDArray[Any] | None = None
 ) -> tuple[I64, I64]:
     """Tokens that enter each layer and that enter its feed-forward network.
 
     Args:
         lengths: Unpadded token counts [N].
         keep_rate: Absolute share alive after each layer [L].
-        keep_before: Absolute share that enters each layer [L].
+        keep_before: Absolute share that enters each layer [L]; None: what the one below left.
 
     Returns:
         `(entering_layer, entering_ffn)`, each [N, L].
     """
     rows = np.asarray(lengths)[:, None]
-    entering = np.asarray(keep_before)[None, :]
-    return keep_counts(rows, entering), keep_counts(rows, np.asarray(keep_rate)[None, :])
+    left = np.asarray(keep_rate, dtype=np.float64)
+    entering = np.concatenate([[1.0], left[:-1]]) if keep_before is None else keep_before
+    return keep_counts(rows, np.asarray(entering)), keep_counts(rows, left)
