@@ -411,8 +411,14 @@ def skims_of(keep: F64, alive: F64, *, before: bool) -> tuple[Skim, ...]:
         return ()
     layers, rates = tuple(int(x) + 1 for x in drops), tuple(float(keep[x]) for x in drops)
     if before:
-        early = {"score": "learned", "point": "before_layer", "gate_width": SCORER_WIDTH}
-        return (Skim(layers=layers, keep_rate=rates, **early),)
+        early = Skim(
+            layers=layers,
+            keep_rate=rates,
+            score="learned",
+            point="before_layer",
+            gate_width=SCORER_WIDTH,
+        )
+        return (early,)
     return (Skim(layers=layers, keep_rate=rates),)
 
 

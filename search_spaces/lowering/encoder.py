@@ -191,10 +191,10 @@ def lower(
         check=~last[heads],
         pooling=candidates.pooling[at],
     )
-    entry = {"batch": batch, "n": longest, "kept": n_in[:, 0], "dtype": candidates.dtype}
+    entry = lower_entry(backbone, batch=batch, n=longest, kept=n_in[:, 0], dtype=candidates.dtype)
     return OpTable.concat(
         [
-            lower_entry(backbone, **entry),
+            entry,
             _relabel(lower_layers(backbone, shapes), row),
             _relabel(checks, at),
         ]

