@@ -235,7 +235,7 @@ def test_json_output_is_the_envelope_and_the_result(
 def test_a_missed_budget_exits_1_and_still_prints_its_result(
     main_job: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    main_job(report=lambda run: {"status": "failed", "files": ["report.html"]})
+    main_job(report=lambda run, figures: {"status": "failed", "files": ["report.html"]})
     assert cli.run(["report", "run"]) == 1
     assert capsys.readouterr().out == "report.html\n"
 
@@ -243,7 +243,7 @@ def test_a_missed_budget_exits_1_and_still_prints_its_result(
 def test_logged_warnings_reach_the_reader_once(
     main_job: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def report(run: Path) -> dict[str, Any]:
+    def report(run: Path, figures: bool) -> dict[str, Any]:
         import logging
 
         for _ in range(2):
@@ -255,7 +255,7 @@ def test_logged_warnings_reach_the_reader_once(
     assert capsys.readouterr().err == "warning: only 7 rows\n"
     assert cli.run(["report", "run", "-q"]) == 0
     assert capsys.readouterr().err == ""
-    main_job(report=lambda run: {"files": [], "warnings": ["few rows"]})
+    main_job(report=lambda run, figures: {"files": [], "warnings": ["few rows"]})
     assert cli.run(["report", "run"]) == 0
     assert capsys.readouterr().err == "warning: few rows\n"
     assert cli.run(["report", "run", "-q"]) == 0

@@ -235,7 +235,7 @@ def test_a_run_of_2000_passes_is_small_and_as_wide_as_a_phone(
     assert path.stat().st_size <= 6_000_000
     browser.open(path, width=390)
     assert browser.value("document.documentElement.scrollWidth") <= 390
-    assert browser.value("document.querySelectorAll('#hypervolume svg').length") == 1
+    assert browser.value("document.querySelectorAll('#hypervolume svg').length") > 0
     assert browser.complaints() == []
 
 
