@@ -190,8 +190,9 @@ def job_hash(job: Job, *, model_hash: str, data_hash: str) -> str:
     """
     dump = job.model_dump(mode="json")
     del dump["training"]["threads"]
-    if dump["training"]["expert_counts"] is None:  # as before the key existed
-        del dump["training"]["expert_counts"]
+    for key in ("expert_counts", "input_skims"):
+        if dump["training"][key] is None:  # as before the key existed
+            del dump["training"][key]
     covered = {
         "schema_version": SCHEMA_VERSION,
         "model": model_hash,

@@ -140,6 +140,11 @@ class TrainingTable(Table):
         default=None,
         description="Expert counts that the supernet is trained for; those of the space if absent",
     )
+    input_skims: bool | None = Field(
+        default=None,
+        description="Whether the supernet learns to lose tokens before its first layer; as the "
+        "space has it if absent",
+    )
     threads: int = Field(
         default=0, ge=0, description="Torch threads while training; 0 = all cores"
     )

@@ -46,12 +46,11 @@ def family_job(
 ) -> Job:
     """`job` narrowed to a family and `formats`, on this machine alone, without budgets.
 
-    The supernet stays the joint job's: its expert counts are written down. Budgets are left out
-    because they would forbid the families without exits, which run all layers.
+    The supernet stays the joint job's: what it is trained for is written down. Budgets are left
+    out because they would forbid the families without exits, which run all layers.
     """
-    training = job.training.model_copy(
-        update={"seed": seed, "expert_counts": material.training.expert_counts}
-    )
+    learnt = {key: getattr(material.training, key) for key in ("expert_counts", "input_skims")}
+    training = job.training.model_copy(update={"seed": seed} | learnt)
     search = job.search.model_copy(update={"seed": seed, "trials": trials or job.search.trials})
     made = job.model_copy(
         update={

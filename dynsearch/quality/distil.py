@@ -113,7 +113,8 @@ def distil(
     dtype = training_dtype()
     teacher, full = DynamicEncoder(config, tuned), full_plan(config)
     config, state = split_experts(config, tuned, train, training.expert_counts, training.seed)
-    state = add_scorer(config.hidden_size, state, training.seed)
+    if training.input_skims:
+        state = add_scorer(config.hidden_size, state, training.seed)
     # by name, so that a network read from a file learns as the one that was written
     state = {k: state[k].clone().requires_grad_(is_trained(k)) for k in sorted(state)}
     model = DynamicEncoder(config, state)
@@ -125,7 +126,7 @@ def distil(
         if step == steps // 2:
             _refit(model, train)
         keep = KEEP_LONG if width and step >= steps // 2 else KEEP
-        plans = [sample_plan(config, rng, keep)]
+        plans = [sample_plan(config, rng, keep, input_skims=training.input_skims)]
         if rng.random() < FULL_STEPS:
             plans.append(full)
         optimizers.zero_grad()
@@ -237,27 +238,33 @@ def _exit_weights(layers: int) -> Tensor:
 
 
 def sample_plan(
-    config: EncoderConfig, rng: np.random.Generator, keep: Sequence[float] = KEEP
+    config: EncoderConfig,
+    rng: np.random.Generator,
+    keep: Sequence[float] = KEEP,
+    *,
+    input_skims: bool = False,
 ) -> Plan:
     """A random sub-network at full depth: tokens lost once or twice, few experts, or both.
 
-    Tokens are lost before the first layer or after the attention of one, the likelier the
-    earlier; the last layer loses none. Layers with few experts are drawn from the upper two
-    thirds: those below need all of theirs.
+    Tokens are lost after the attention of a layer, if asked for before the first one, too, the
+    likelier the earlier; the last layer loses none. Layers with few experts are drawn from the
+    upper two thirds: those below need all of theirs.
 
     Args:
         config: Geometry.
         rng: Random numbers.
         keep: Shares of tokens that may be left.
+        input_skims: Whether tokens may be lost before the first layer.
     """
     layers = config.num_layers
     rates, experts = np.ones(layers + 1), np.ones(layers, dtype=np.int64)
     top_k = np.ones(layers, dtype=np.int64)
     few = bool(config.expert_counts) and rng.random() < EXPERTS
     if not few or rng.random() < SKIMS:
-        chance = 1.0 / np.arange(1, layers + 1)
-        size = min(layers, 2 if rng.random() < SECOND_SKIM else 1)
-        for place in rng.choice(layers, size=size, replace=False, p=chance / chance.sum()):
+        places = np.arange(0 if input_skims else 1, layers)
+        chance = 1.0 / np.arange(1, len(places) + 1)
+        size = min(len(places), 2 if rng.random() < SECOND_SKIM else 1)
+        for place in rng.choice(places, size=size, replace=False, p=chance / chance.sum()):
             rates[place] = rng.choice(keep)
     rates = np.minimum.accumulate(rates)
     for layer in np.flatnonzero(rng.random(layers) < 0.5) if few else ():

@@ -127,6 +127,7 @@ def open_material(job: Job) -> Material:
             threads=job.training.threads,
             max_len=job.workload.max_len,
             expert_counts=_expert_counts(job, space),
+            input_skims=_input_skims(job, space),
         ),
         unlabelled=unlabelled,
     )
@@ -151,6 +152,24 @@ def _expert_counts(job: Job, space: SearchSpace) -> tuple[int, ...]:
             f"the space has {missing[0]} experts; add it, or leave the key out",
         )
     return tuple(sorted(c for c in set(given) if c > 1))
+
+
+def _input_skims(job: Job, space: SearchSpace) -> bool:
+    """Whether tokens may be lost before the first layer: as the space has it, unless the job says.
+
+    Raises:
+        InputError: the space has such skims and the job does not train for them.
+    """
+    wanted = space.table.skim is not None and 0 in space.table.skim.layers
+    given = job.training.input_skims
+    if wanted and given is False:
+        raise InputError.one(
+            job.source,
+            "training.input_skims",
+            given,
+            "the space drops tokens before the first layer; make it true, or leave the key out",
+        )
+    return wanted if given is None else given
 
 
 def _examples(job: Job) -> data.Examples:

@@ -44,6 +44,7 @@ class Training:
     expert_counts: tuple[int, ...] = (4, 8)
     pooling: str = "mean"
     distillation: float = 2.0  # steps of it for each step of fine-tuning
+    input_skims: bool = False  # tokens may be lost before the first layer
     threads: int = 0  # 0: all cores
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,7 +13,7 @@ from dynsearch.models.weights import encoder_config, read_backbone, read_pretrai
 from dynsearch.quality import batches
 from dynsearch.quality import distil as distil_module
 from dynsearch.quality.batches import LONG_TOKENS, piece_tokens, pieces
-from dynsearch.quality.training import Labelled, Optimizers, Training, fine_tune
+from dynsearch.quality.training import Labelled, Optimizers, Training, add_heads, fine_tune
 from dynsearch.testing import tiny_model, tiny_texts
 
 
@@ -89,3 +90,22 @@ def test_training_on_long_texts_begins_with_as_many_epochs_of_pieces(tmp_path, m
     distil_module.distil(config, tuned, tokens, training)
     assert len(read) == 6
     assert max(read[:3]) <= width + 1 < min(read[3:])  # pieces, joined or not; then whole texts
+
+
+@pytest.mark.parametrize("wanted", [False, True])
+def test_only_a_supernet_that_drops_what_enters_learns_to_rank_it(tmp_path, monkeypatch, wanted):
+    folder = tiny_model(tmp_path / "model")
+    tokens = tokenize(load_tokenizer(folder), [text for text, _ in tiny_texts(40)], 24)
+    plans = []
+    monkeypatch.setattr(
+        distil_module,
+        "_step",
+        lambda model, teacher, texts, drawn, dtype: plans.extend(drawn) or 0,
+    )
+    monkeypatch.setattr(Optimizers, "step", lambda self, done: None)
+    config = encoder_config(read_backbone(folder), num_classes=2, norm_eps=1e-12)
+    training = Training(batch=4, expert_counts=(), threads=1, distillation=2.0, input_skims=wanted)
+    tuned = add_heads(config, read_pretrained(folder), 0)
+    _, weights = distil_module.distil(config, tuned, tokens, training)
+    assert any(name.startswith("scorer.") for name in weights) == wanted
+    assert (min(plan.keep_input for plan in plans) < 1.0) == wanted

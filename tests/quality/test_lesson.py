@@ -93,7 +93,12 @@ def test_divergence_counts_no_first_token_and_no_padding():
 def test_a_supernet_learns_to_rank_tokens_as_its_teacher_needs_them(folder, texts, monkeypatch):
     config = encoder_config(read_backbone(folder), num_classes=2, norm_eps=1e-12)
     training = Training(
-        epochs=2, learning_rate=1e-3, head_learning_rate=3e-3, threads=1, max_len=24
+        epochs=2,
+        learning_rate=1e-3,
+        head_learning_rate=3e-3,
+        threads=1,
+        max_len=24,
+        input_skims=True,
     )
     tuned = fine_tune(config, read_pretrained(folder), texts, training)
     lesson = lesson_of(DynamicEncoder(config, tuned), texts.tokens, "fp32", weigh=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dynsearch.gains.families import family_job
 from dynsearch.job import job_from_dict
 from dynsearch.quality.opening import MIN_CLASS_ROWS, open_material
 from dynsearch.testing import tiny_model, tiny_texts
@@ -90,3 +91,38 @@ def test_a_supernet_belongs_to_the_settings_and_the_tokenizer_of_its_model(tmp_p
     vocabulary = folder / "vocab.txt"
     vocabulary.write_text(vocabulary.read_text(encoding="utf-8") + "another\n", encoding="utf-8")
     assert material(tmp_path, "accuracy", rare=0).key != key
+
+
+def with_skims(home: Path, **training: object):
+    tiny_model(home / "model")
+    texts = [{"text": text, "label": label} for text, label in tiny_texts(1200)]
+    (home / "data.jsonl").write_text("\n".join(map(json.dumps, texts)), encoding="utf-8")
+    raw = {
+        "schema_version": 1,
+        "name": "j",
+        "model": {"folder": "model"},
+        "data": {"file": "data.jsonl"},
+        "space": {
+            "exits": {"layers": [1], "min_depth": 2},
+            "skim": {"layers": [0, 1], "keep": [1.0, 0.5]},
+        },
+        "training": training,
+        "workload": {"max_len": 24},
+    }
+    return job_from_dict(raw, base=home)
+
+
+def test_a_family_without_skims_shares_the_supernet_of_the_joint_job(tmp_path):
+    job = with_skims(tmp_path)
+    whole = open_material(job)
+    assert whole.training.input_skims
+    mine = family_job(job, whole, "exit-only", formats=["fp32"], seed=0, trials=None)
+    part = open_material(mine)
+    assert part.space.table.skim is None
+    assert part.key == whole.key
+
+
+def test_a_job_that_trains_for_no_skims_before_the_first_layer_cannot_search_them(tmp_path):
+    with pytest.raises(InputError, match="before the first layer") as caught:
+        open_material(with_skims(tmp_path, input_skims=False))
+    assert caught.value.problems[0].key == "training.input_skims"

@@ -30,7 +30,14 @@ from search_spaces.candidate import Candidate, Exits, Experts, Skim
 from search_spaces.errors import InputError
 from search_spaces.tokens import SCORER_WIDTH
 
-TRAINING = Training(epochs=4, learning_rate=1e-3, head_learning_rate=3e-3, threads=1, max_len=24)
+TRAINING = Training(
+    epochs=4,
+    learning_rate=1e-3,
+    head_learning_rate=3e-3,
+    threads=1,
+    max_len=24,
+    input_skims=True,
+)
 
 
 @pytest.fixture(scope="module")
@@ -139,7 +146,7 @@ def test_a_supernet_learns_what_its_teacher_answers_and_no_label(folder, splits)
 
 def test_sampled_sub_networks_are_legal_and_varied(quality):
     rng = np.random.default_rng(0)
-    plans = [sample_plan(quality.config, rng) for _ in range(200)]
+    plans = [sample_plan(quality.config, rng, input_skims=True) for _ in range(200)]
     assert len({p.keep_rate for p in plans}) > 10
     assert 0.2 < np.mean([p.keep_input < 1.0 for p in plans]) < 0.6
     assert len({p.num_experts for p in plans}) > 10
@@ -147,6 +154,13 @@ def test_sampled_sub_networks_are_legal_and_varied(quality):
         rates = [p.keep_input, *p.keep_rate]
         assert rates == sorted(rates, reverse=True)
         assert all(0 < k < e or k == e == 1 for k, e in zip(p.top_k, p.num_experts, strict=True))
+
+
+def test_sub_networks_keep_all_that_enters_where_no_search_drops_it(quality):
+    rng = np.random.default_rng(0)
+    plans = [sample_plan(quality.config, rng) for _ in range(200)]
+    assert {p.keep_input for p in plans} == {1.0}
+    assert 0.2 < np.mean([p.keep_rate[0] < 1.0 for p in plans]) < 0.9
 
 
 def test_saved_supernet_is_the_same_network(folder, quality, tmp_path):
