@@ -37,11 +37,14 @@ GAINS ?= runs/jobs/short-sentences.toml runs/jobs/long-reviews.toml
 gains: install install-demo
 	$(BIN)/dynsearch gains $(GAINS) --seed $(SEEDS) --out $(OUT)/gains
 
+TEST_PROCESSES ?= 2
+PYTEST := $(ONE_THREAD) $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadgroup --no-loadscope-reorder
+
 test: lint
-	$(ONE_THREAD) $(BIN)/python -m pytest
+	$(PYTEST)
 
 test-all: lint
-	$(ONE_THREAD) $(BIN)/python -m pytest -m ""
+	$(PYTEST) -m ""
 
 lint: install-test install-demo
 	$(BIN)/ruff check .
