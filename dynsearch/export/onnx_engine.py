@@ -47,7 +47,7 @@ class Stage:
     session: Any
     exit_layer: int  # 1-based
     threshold: float | None  # None: the rule has none, or it is the last
-    keep_rate: tuple[float, ...]  # of its layers that drop tokens
+    keep_rate: tuple[float, ...]  # of its places that drop tokens
 
 
 class OnnxEncoder:

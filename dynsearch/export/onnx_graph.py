@@ -6,7 +6,7 @@ which experts run is decided inside. Only operators of the standard set are used
 
 Read `segment_graph` first. Inputs: `ids` [B, T] (and `types` [B, T] where pairs are read) of the
 first segment, `x` [B, T, h] of the others; `n` [B] tokens alive, placed first; `keep` [B, D]
-tokens that stay in each of the D layers of the segment that drop some. Outputs: `logits` [B, C],
+tokens that stay at each of the D places of the segment that drop some. Outputs: `logits` [B, C],
 and unless it is the last one the states `y` [B, most kept, h].
 """
 
@@ -25,6 +25,7 @@ OPSET = 17  # the first with LayerNormalization; each runtime of today reads it
 GELU_OPSET = 20
 IR_VERSION = 8  # that of opset 17; later sets need later ones, which onnx knows
 FLOAT, INT64 = 1, 7  # onnx.TensorProto's numbers
+INPUT = -1  # the place before layer 0
 FAR_BELOW = -1e30  # added to scores of padding: its share is 0 after the softmax
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -48,7 +49,10 @@ class Shape:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Segment:
-    """0-based layers `first` to `last` with the head of `last`; `drops` are those that skim."""
+    """0-based layers `first` to `last` with the head of `last`.
+
+    `drops` are those after whose attention tokens are dropped; INPUT: some are before layer 0.
+    """
 
     first: int
     last: int
@@ -128,6 +132,8 @@ def segment_graph(shape: Shape, weights: Arrays, segment: Segment) -> bytes:
     g = Graph(opset=shape.opset)
     x = _embedded(g, shape, weights) if segment.first == 0 else "x"
     tokens = _alive(g, x, "n")
+    if INPUT in segment.drops:
+        tokens = _entering(g, weights, tokens, segment.drops)
     for layer in range(segment.first, segment.last + 1):
         tokens = _attention_half(g, shape, weights, tokens, layer, segment.drops)
         update = _feed_forward(g, shape, weights, tokens, layer)
@@ -219,6 +225,19 @@ def _alive(g: Graph, x: str, n: str) -> _Tokens:
     )
 
 
+def _entering(g: Graph, weights: Arrays, t: _Tokens, drops: Sequence[int]) -> _Tokens:
+    """The tokens that enter the first layer, see `models.dynamic.DynamicEncoder.token_scores`."""
+    scores = _linear(g, weights, "scorer.out", _gelu(g, _linear(g, weights, "scorer.hidden", t.x)))
+    weight = g.add("Exp", g.add("Squeeze", scores, g.ints(2)))  # [B, T]
+    count = _count(g, drops, INPUT)
+    return _alive(g, _take(g, t.x, _kept(g, weight, t, count)), count)
+
+
+def _count(g: Graph, drops: Sequence[int], place: int) -> str:
+    """Tokens [B] that stay at a place that drops some."""
+    return g.add("Gather", "keep", g.whole(list(drops).index(place)), axis=1)
+
+
 def _attention_half(
     g: Graph, shape: Shape, weights: Arrays, t: _Tokens, layer: int, drops: Sequence[int]
 ) -> _Tokens:
@@ -232,7 +251,7 @@ def _attention_half(
     if layer not in drops:
         context = _attended(g, shape, _shares(g, shape, q, keys, t.bias), values)
     else:
-        count = g.add("Gather", "keep", g.whole(list(drops).index(layer)), axis=1)  # [B]
+        count = _count(g, drops, layer)
         if shape.max_len > MAX_QUERIES:
             received = _received_from_some(g, shape, q, keys, t)
             places = _kept(g, received, t, count)

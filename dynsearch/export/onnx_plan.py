@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from dynsearch.export.onnx_graph import OPSET, Segment, Shape, segment_graph
+from dynsearch.export.onnx_graph import INPUT, OPSET, Segment, Shape, segment_graph
 from dynsearch.models.dynamic import EncoderConfig, Plan, Weights, plan_of
 from dynsearch.models.packed import stored
 from search_spaces.candidate import Candidate
@@ -75,7 +75,7 @@ def graphs(
                 "layers": [segment.first + 1, segment.last + 1],
                 "exit_layer": segment.last + 1,
                 "threshold": None if plan.criterion == "patience" else threshold,
-                "keep_rate": [plan.keep_rate[layer] for layer in segment.drops],
+                "keep_rate": [_rate(plan, place) for place in segment.drops],
             }
         )
     rule = {
@@ -94,14 +94,17 @@ def segments(plan: Plan) -> Iterator[Segment]:
         final = layer == plan.depth - 1
         if not final and not plan.exit_on[layer]:
             continue
-        drops = [x for x in range(first, layer + 1) if _drops(plan, x)]
+        places = range(first if first else INPUT, layer + 1)
+        drops = [x for x in places if _rate(plan, x) < _rate(plan, x - 1)]
         yield Segment(first=first, last=layer, drops=tuple(drops), final=final)
         first = layer + 1
 
 
-def _drops(plan: Plan, layer: int) -> bool:
-    before = plan.keep_rate[layer - 1] if layer else 1.0
-    return plan.keep_rate[layer] < before
+def _rate(plan: Plan, place: int) -> float:
+    """Share of the tokens of a text that is left behind a place: INPUT or a 0-based layer."""
+    if place < INPUT:
+        return 1.0
+    return plan.keep_input if place == INPUT else plan.keep_rate[place]
 
 
 def _check(candidate: Candidate, opset: int) -> None:
@@ -150,8 +153,12 @@ def _inexpressible(candidate: Candidate) -> Iterator[tuple[str, str, str]]:
         if exits.granularity != "sample":
             yield "exits.granularity", exits.granularity, f"only samples leave; {instead}"
     for skim in candidate.skim:
-        if skim.score != "attention_received" or skim.mechanism != "fixed_schedule":
-            yield "skim.score", skim.score, f"tokens are ranked by attention received; {instead}"
+        if skim.mechanism != "fixed_schedule":
+            text = f"only fixed shares of tokens are dropped; {instead}"
+            yield "skim.mechanism", skim.mechanism, text
+        elif skim.score != ("learned" if skim.point == "before_layer" else "attention_received"):
+            text = f"attention received ranks tokens, before the first layer a scorer; {instead}"
+            yield "skim.score", skim.score, text
     moe = candidate.moe
     if moe is not None and (moe.origin != "split" or moe.num_shared_experts):
         yield "moe.origin", moe.origin, f"only a feed-forward network cut up is known; {instead}"

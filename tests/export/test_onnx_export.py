@@ -26,12 +26,14 @@ from dynsearch.models.dynamic import DynamicEncoder, EncoderConfig, Weights, pla
 from dynsearch.models.experts import split_experts
 from dynsearch.models.tokens import Tokens, load_tokenizer, ragged, tokenize
 from dynsearch.models.weights import encoder_config, read_backbone, read_pretrained
+from dynsearch.quality.lesson import add_scorer
 from dynsearch.quality.supernet import save_supernet
 from dynsearch.quality.training import add_heads
 from dynsearch.testing import tiny_model, tiny_texts
 from search_spaces.candidate import Candidate, Cascade, Exits, Experts, Skim
 from search_spaces.codec import candidate_hash, candidate_to_dict
 from search_spaces.errors import InputError
+from search_spaces.tokens import SCORER_WIDTH
 
 onnx = pytest.importorskip("onnx", reason="the extra onnx is not installed")
 pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
@@ -65,11 +67,20 @@ def material(home: Path) -> Material:
     weights["embeddings.position"] = noise * 0.3 * config.hidden_size**-0.5
     tokens = tokenize(load_tokenizer(home), TEXTS, MAX_LEN)
     config, weights = split_experts(config, weights, tokens, (4,), 0)
+    weights = add_scorer(config.hidden_size, weights, 0)
+    weights["scorer.out.weight"] = torch.randn(1, SCORER_WIDTH, generator=generator)
     return config, weights, Candidate(backbone=backbone, depth=4)
 
 
 EXITS = Exits(layers=(1, 2), thresholds=(0.503, 0.505))
 SKIM = (Skim(layers=(1, 2, 4), keep_rate=(0.75, 0.5, 0.4)),)
+INPUT_SKIM = Skim(
+    layers=(1,),
+    keep_rate=(0.6,),
+    score="learned",
+    point="before_layer",
+    gate_width=SCORER_WIDTH,
+)
 EXPERTS = Experts(layers=(2, 3), num_experts=(4, 4), top_k=(1, 2))
 POLICIES = {
     "full": {},
@@ -78,6 +89,8 @@ POLICIES = {
     "patience": {"exits": Exits(layers=(1, 2, 3), criterion="patience", patience=1)},
     "entropy": {"exits": replace(EXITS, criterion="entropy", thresholds=(-0.69311, -0.6931))},
     "skim": {"skim": SKIM},
+    "input": {"skim": (INPUT_SKIM,)},
+    "input, exits": {"skim": (INPUT_SKIM, Skim(layers=(2,), keep_rate=(0.4,))), "exits": EXITS},
     "experts": {"moe": EXPERTS},
     "all": {"exits": EXITS, "skim": SKIM, "moe": EXPERTS},
     "waiting": {"exits": EXITS, "skim": SKIM, "exit_batching": "wait_all"},
