@@ -240,6 +240,10 @@ class SearchTable(Table):
     timeout_s: Positive | None = Field(
         default=None, description="No new pass after so many seconds"
     )
+    patience: Count | None = Field(
+        default=None,
+        description="No new pass once so many together added under 0.1 % of hypervolume",
+    )
     storage: str = Field(
         default="journal", description="journal, memory, or the URL of a database"
     )

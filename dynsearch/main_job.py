@@ -52,6 +52,7 @@ from dynsearch.risk.certify import certify_front, risk_record
 from dynsearch.search.driver import SearchOptions, SearchResult, SearchState, run_search
 from dynsearch.search.runs import Run, create_run, open_run, run_folder
 from dynsearch.search.screen import make_screen
+from dynsearch.search.stagnation import stands_still
 from dynsearch.search.study import redact_url
 from dynsearch.search.types import SearchProblem
 from dynsearch.threads import all_cores
@@ -255,12 +256,15 @@ def bench_data(
 
 
 def _finished(job: Job, run: Run) -> Front | None:
-    """The confirmed front of a run that has made all its passes, which nothing may touch."""
+    """The confirmed front of a run that needs no more passes, which nothing may touch."""
     try:
         found = read_front(run.path)
     except InputError:
         return None  # no front yet, or a damaged one: it is derived and is written again
-    complete = found.hypervolume and found.hypervolume[-1].passes >= job.search.trials
+    complete = found.hypervolume and (
+        found.hypervolume[-1].passes >= job.search.trials
+        or stands_still(found.hypervolume, job.search.patience)
+    )
     confirmed = all(p.confirmed is not None for p in found.front)
     certified = found.risk == risk_record(job.risk)
     return found if complete and confirmed and certified else None
@@ -269,9 +273,10 @@ def _finished(job: Job, run: Run) -> Front | None:
 def _carry_on(job: Job, run: Run, material: Material, progress: Progress) -> dict[str, Any]:
     done = _finished(job, run)
     if done is not None:
+        passes = done.hypervolume[-1].passes
         return _front_result(run, done) | {
-            "passes": done.hypervolume[-1].passes,
-            "stopped": "trials",
+            "passes": passes,
+            "stopped": "trials" if passes >= job.search.trials else "stagnation",
         }
     opened = open_all(job, run, material, progress)
     problem, full_by_dtype = problem_of(opened)
@@ -319,6 +324,7 @@ def run_passes(opened: Opened, problem: SearchProblem, progress: Progress) -> Se
             storage=job.search.storage,
             max_failures=job.search.max_failures,
             timeout_s=job.search.timeout_s,
+            patience=job.search.patience,
         ),
         screen=make_screen(
             lower_bound=lambda outer: lower_bounds(opened.scene, outer, lengths),

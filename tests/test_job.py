@@ -267,6 +267,7 @@ def test_toml_round_trip_keeps_job_and_hash(raw: dict[str, Any]) -> None:
         ("search.workers", 2),
         ("search.storage", "memory"),
         ("search.timeout_s", 9.0),
+        ("search.patience", 9),
         ("search.max_failures", 1),
         ("training.threads", 2),
         ("model", {"folder": "elsewhere"}),

@@ -44,6 +44,7 @@ from dynsearch.search.ledger import (
 )
 from dynsearch.search.runs import Run
 from dynsearch.search.sampler import OWN, Gate, Screen, ask_sampler, own_sampler
+from dynsearch.search.stagnation import stands_still
 from dynsearch.search.study import (
     Book,
     counts,
@@ -80,6 +81,7 @@ class SearchOptions:
     storage: str = "journal"  # journal, memory, or the URL of a database
     max_failures: int = 8  # the search gives up when more passes than this fail in one session
     timeout_s: float | None = None  # no new pass after so many seconds of this session
+    patience: int | None = None  # no new pass once so many have hardly added hypervolume
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +101,7 @@ class SearchState:
 class SearchResult:
     """What a search leaves."""
 
-    stopped: str  # trials, exhausted, interrupted, timeout or failures
+    stopped: str  # trials, exhausted, interrupted, timeout, stagnation or failures
     passes: int  # complete
     failed: int
     rejected: dict[str, int]  # proposals that never became trials, by reason
@@ -274,6 +276,9 @@ def _next(session: _Session, executor: Executor) -> PassTask | None:
         return None
     if options.timeout_s is not None and time.monotonic() - session.begun > options.timeout_s:
         session.stopped = "timeout"
+        return None
+    if stands_still(session.ledger.history, options.patience):
+        session.stopped = "stagnation"
         return None
     return _ask(session)
 

@@ -13,10 +13,12 @@ from dynsearch.search.runs import open_run
 
 if __name__ == "__main__":
     folder, options, quality = sys.argv[1:]
-    run_search(
+    result = run_search(
         open_run(Path(folder)),
         space=toy_space(),
         quality=ToyQuality(**json.loads(quality)),
         problem=toy_problem(),
         options=SearchOptions(**json.loads(options)),
     )
+    told = {"stopped": result.stopped, "passes": result.passes, "failed": result.failed}
+    sys.stdout.write(json.dumps(told | {"front": sum(map(len, result.fronts))}))

@@ -1,0 +1,22 @@
+"""When more passes are not worth it: the hypervolume of all fronts together stands still."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dynsearch.export.records import HypervolumeStep
+
+LEAST_GAIN = 1e-3  # growth, as a share of the hypervolume, below which it stands still
+
+
+def stands_still(history: Sequence[HypervolumeStep], patience: int | None) -> bool:
+    """Whether the last `patience` passes together added less than `LEAST_GAIN`.
+
+    Args:
+        history: Hypervolume after each pass, of the union of all fronts, mean over devices.
+        patience: Passes; None: a search is never called off.
+    """
+    if patience is None or len(history) <= patience:
+        return False
+    before, now = history[-1 - patience].mean, history[-1].mean
+    return now <= before * (1.0 + LEAST_GAIN)
