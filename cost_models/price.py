@@ -23,11 +23,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import block_diag
 
 from cost_models.collectives import collective_time_s, log_sd_of
 from cost_models.device import Device, with_parameters
 from cost_models.energy import operator_energy_j
-from cost_models.forms import Terms, form_of
+from cost_models.forms import Terms, form_of, parameters_of
 from cost_models.learned import factor, unsure
 from cost_models.profile import AXES
 from search_spaces.candidate import DTYPES
@@ -42,6 +43,8 @@ STEP = 1e-3  # of the logarithm of a parameter, to see what depends on it
 TINY = 1e-15  # seconds of operators that cost nothing
 MANY = 1_000_000  # cells of a table of networks and shapes that is still dense
 
+EAGER = "torch-eager"  # the runtime whose host launches every operator by itself
+HOST, HOST_CALL = "dispatch", "host_call"  # parameters that say how long it takes
 MATMULS = ("matmul", "grouped_matmul")  # kinds whose ranges a profile states without a kind
 _LOG = logging.getLogger(__name__)
 
@@ -92,7 +95,7 @@ def price_ops(
     """
     for text in outside_warnings(ops, device):
         _warn_once(text)
-    once = operator_time_s(ops, device, threads=threads, working_set_bytes=working_set_bytes)
+    once = _launched_time_s(ops, device, threads, working_set_bytes)
     time = once * ops.count
     cost = OpCosts(
         time_s=time,
@@ -191,17 +194,75 @@ def price_terms(
     if linked.any():  # a link's time does not split into memory and arithmetic
         once = once.scaled(np.where(linked, 0.0, 1.0))
         once.fixed[linked] = collective_time_s(ops.take(linked), device.name)
-    return once.scaled(ops.count)
+    return once.scaled(ops.count * _host_factor(ops, device, once.total))
 
 
-def call_overhead_s(device: Device, dtype: str = "fp32") -> float:
+def _launched_time_s(
+    ops: OpTable,
+    device: Device,
+    threads: int,
+    working_set_bytes: float | NDArray[Any] | None,
+) -> F64:
+    """`operator_time_s` as the operators run in a forward pass of the profile's runtime."""
+    once = operator_time_s(ops, device, threads=threads, working_set_bytes=working_set_bytes)
+    return once * _host_factor(ops, device, once)
+
+
+def _host_factor(ops: OpTable, device: Device, once: F64) -> F64:
+    """How much longer operators take for the host of an eager profile [R], 1 where it keeps up.
+
+    The host runs ahead: a layer takes what it or the device takes, whichever is longer, and its
+    operators share the wait by their times. A decision that is read back is a wait of its own.
+
+    Args:
+        ops: R operators; those of one `candidate` and `layer` run one after another.
+        device: With the profile that names the runtime; without one nothing is known of a host.
+        once: Seconds of one execution of each on the device [R].
+    """
+    factor = np.ones(len(ops))
+    if not _is_eager(device) or len(ops) == 0:
+        return factor
+    host = host_time_s(ops, device)
+    launched = host > 0
+    layers = np.stack([ops.candidate, ops.layer], axis=1)
+    layer = np.unique(layers, axis=0, return_inverse=True)[1].reshape(-1)
+    busy = np.bincount(layer, weights=launched * once * ops.count)
+    longer = np.bincount(layer, weights=host * ops.count) / np.maximum(busy, TINY)
+    return np.where(launched, np.maximum(longer, 1.0)[layer], factor)
+
+
+def host_time_s(ops: OpTable, device: Device) -> F64:
+    """Seconds that the host of an eager runtime needs for one execution of every operator [R].
+
+    Compare sums over what runs without a wait for the device; 0 where a form counts the host
+    into its operators.
+    """
+    host = getattr(form_of(device.kind), "host_time_s", None)
+    return np.zeros(len(ops)) if host is None else np.asarray(host(ops, device))
+
+
+def call_overhead_s(device: Device, dtype: str = "fp32", *, eager: bool | None = None) -> float:
     """Time that a forward pass pays once, whatever it computes, 0 where a form has none.
 
     Dispatch of a compiled graph, or what the host does around the operators. Add it to the first
     stage of a network; later calls are charged by `host_sync` operators.
+
+    Args:
+        device: What charges for it.
+        dtype: Number format of the pass.
+        eager: Whether a host launches every operator; None: as the device's profile says.
     """
     overhead = getattr(form_of(device.kind), "call_overhead_s", None)
-    return 0.0 if overhead is None else float(overhead(device, dtype))
+    if overhead is not None:
+        return float(overhead(device, dtype))
+    if eager is None:
+        eager = _is_eager(device)
+    return device.parameter(HOST_CALL) if eager and HOST in parameters_of(device.kind) else 0.0
+
+
+def _is_eager(device: Device) -> bool:
+    """Whether the profile's runtime is eager; without a profile nothing is known of a host."""
+    return device.profile is not None and device.profile.runtime == EAGER
 
 
 def has_miss_share(device: Device) -> bool:
@@ -327,14 +388,30 @@ def _parameter_log_sd(
 ) -> F64:
     """Error of log time per unit of each independent cause [R, P], by moving the parameters."""
     profile = device.profile
-    if profile is None or not profile.uncertain:
+    if profile is None:
         return np.zeros((len(ops), 0))
-    values, vectors = np.linalg.eigh(np.array(profile.log_covariance))
+    names, covariance = profile.uncertain, np.array(profile.log_covariance)
+    unmeasured = _unmeasured_host(device)
+    if unmeasured is not None:
+        names = (*names, HOST)
+        covariance = block_diag(*([covariance] if covariance.size else []), unmeasured**2)
+    if not names:
+        return np.zeros((len(ops), 0))
+    values, vectors = np.linalg.eigh(covariance)
     causes = vectors * np.sqrt(np.maximum(values, 0.0))  # [names, P]
-    slopes = np.empty((len(ops), len(profile.uncertain)))
-    for i, name in enumerate(profile.uncertain):
+    slopes = np.empty((len(ops), len(names)))
+    for i, name in enumerate(names):
         moved = with_parameters(device, {name: device.parameter(name) * float(np.exp(-STEP))})
-        time = operator_time_s(ops, moved, threads=threads, working_set_bytes=working_set_bytes)
+        time = _launched_time_s(ops, moved, threads, working_set_bytes)
         slopes[:, i] = np.log(np.maximum(time, TINY) / np.maximum(once, TINY)) / -STEP
     found: F64 = slopes @ causes
     return found
+
+
+def _unmeasured_host(device: Device) -> float | None:
+    """Prior width of the host's time where an eager profile does not state it; else None."""
+    profile = device.profile
+    known = parameters_of(device.kind)
+    if profile is None or not _is_eager(device) or HOST in profile.uncertain or HOST not in known:
+        return None
+    return known[HOST].log_sd

@@ -144,11 +144,11 @@ def known_devices(
             continue
         for number, table in enumerate(subject.tables):
             part = _part(found, number)
-            sd = cross_conformal(part.log_error, part.parameter_log_sd, part.fold)
+            sd = cross_conformal(part.log_error, part.parameter_log_sd, part.fold, part.group)
             predicted = table.seconds / np.exp(part.log_error)
             scored.append(_scored(subject, table, predicted, sd, KNOWN, 0))
             key = (subject.name, table.family)
-            residual[key] = total_log_sd(part.form_log_error, np.zeros(len(table)))
+            residual[key] = total_log_sd(part.form_log_error, np.zeros(len(table)), part.group)
     return scored, residual
 
 

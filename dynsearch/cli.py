@@ -382,9 +382,12 @@ def calibrate(
     ] = "host",
     out: Annotated[Path | None, typer.Option(help="File to write.")] = None,
     device: Annotated[str | None, typer.Option(help="Device to plan or fit.")] = None,
-    rows: Annotated[Path | None, typer.Option(help="Plan to measure, or CSV to fit.")] = None,
+    rows: Annotated[
+        Path | None, typer.Option(help="Plan to measure, CSV to fit, or what a plan adds to.")
+    ] = None,
     count: Annotated[int, typer.Option(min=1, help="Shapes to plan.")] = 20,
     dtype: Annotated[str, typer.Option(help="Number format to plan.")] = "fp32",
+    ops: Annotated[str, typer.Option(help="What to plan.")] = "matmul,attention,network",
     runtime: Annotated[
         str, typer.Option(help="What ran the rows to fit; host: torch or onnxruntime.")
     ] = "torch-eager",
@@ -407,6 +410,7 @@ def calibrate(
             dtype=dtype,
             runtime=runtime,
             threads=threads,
+            ops=ops,
         )
         return _finish(ctx, result, steps.show)
     from dynsearch.progress import make_progress

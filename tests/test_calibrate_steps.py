@@ -20,6 +20,7 @@ NOTHING |= {"runtime": "r", "threads": 1}
         ("plan", {}, "--out"),
         ("plan", {"out": Path("x")}, "--device"),
         ("plan", {"out": Path("x"), "device": "nvidia-l4", "dtype": "half"}, "--dtype"),
+        ("plan", {"out": Path("x"), "device": "nvidia-l4", "ops": "matmul,gemm"}, "--ops"),
         ("measure", {"out": Path("x")}, "--rows"),
         ("measure", {"out": Path("x"), "rows": Path("no-such-plan")}, ""),
     ],
@@ -34,5 +35,5 @@ def test_a_plan_is_written_as_the_target_reads_it(tmp_path: Path) -> None:
     out = tmp_path / "plan.csv"
     found = calibrate.run("plan", **{**NOTHING, "device": "nvidia-l4", "out": out})  # type: ignore[arg-type]
     assert found["n"] == 3
-    assert out.read_text().splitlines()[0] == "dtype,m,k,n"
+    assert out.read_text().splitlines()[0] == "op,dtype,batch,m,k,n,heads,layers"
     assert len(out.read_text().splitlines()) == 4

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from cost_models.calibrate.solve import SIGMA_START
 from cost_models.device import Device, with_parameters
-from cost_models.forms import fitted_of, parameters_of
+from cost_models.forms import fitted_of, parameters_of, scales_of
 from cost_models.learned import Learned
 from search_spaces.errors import InputError
 
@@ -34,6 +34,7 @@ class Posterior:
 
     kind: str  # form
     names: tuple[str, ...]  # P
+    expected: F64  # [P] SI, what was believed before: the mean of the prior
     values: F64  # [P] SI
     covariance: F64  # [P, P] of the logarithms
     n: int  # rows that were used
@@ -45,6 +46,11 @@ class Posterior:
     def model(self) -> dict[str, float]:
         """Values by name."""
         return {n: float(v) for n, v in zip(self.names, self.values, strict=True)}
+
+    @property
+    def moved(self) -> dict[str, float]:
+        """Logarithms of the values over what was expected of them, by name."""
+        return dict(zip(self.names, np.log(self.values / self.expected).tolist(), strict=True))
 
     @property
     def log_sd(self) -> dict[str, float]:
@@ -71,8 +77,12 @@ def default_prior(device: Device, names: Iterable[str] | None = None) -> Prior:
     if names is None:
         fitted = fitted_of(device.kind)
         stated = {n: f"model.{n}" in device.quantities for n in fitted}
+        scale = scales_of(device)
         return Prior(
-            value={n: device.parameter(n) if stated[n] else p.default for n, p in fitted.items()},
+            value={
+                n: device.parameter(n) if stated[n] else p.default * scale.get(n, 1.0)
+                for n, p in fitted.items()
+            },
             log_sd={n: p.log_sd for n, p in fitted.items()},
         )
     known = parameters_of(device.kind)
@@ -91,11 +101,12 @@ def default_prior(device: Device, names: Iterable[str] | None = None) -> Prior:
 def sibling_prior(own: Prior, siblings: Sequence[Posterior]) -> Prior:
     """The prior of a new device from devices measured before.
 
-    A parameter's logarithm is normal over devices around an unknown mean. The form's own prior
-    counts as OWN_WEIGHT siblings, both for the mean and for the spread (a scaled inverse chi
-    square; Gelman et al., "Bayesian Data Analysis", 3rd ed., section 3.3), so that one sibling
-    shifts the mean half-way and does not yet make anyone sure. What siblings are themselves
-    unsure of adds to the spread.
+    How far a parameter's logarithm lies from what the form expects of a device is normal over
+    devices around an unknown mean. The form's own prior counts as OWN_WEIGHT siblings, both for
+    the mean and for the spread (a scaled inverse chi square; Gelman et al., "Bayesian Data
+    Analysis", 3rd ed., section 3.3), so that one sibling shifts the mean half-way and does not
+    yet make anyone sure. A sibling counts by the share of the prior's variance that its rows took
+    away: one that was told nothing of a parameter says nothing of it.
 
     Args:
         own: Of the form, see `default_prior`; names that no sibling has keep it.
@@ -106,14 +117,14 @@ def sibling_prior(own: Prior, siblings: Sequence[Posterior]) -> Prior:
         those = [s for s in siblings if name in s.names]
         if not those:
             continue
-        x = np.log([s.model[name] for s in those])
+        moved = np.array([s.moved[name] for s in those])
         unsure = np.array([s.log_sd[name] ** 2 for s in those])
-        own_x, own_variance = math.log(own.value[name]), own.log_sd[name] ** 2
-        weight = own_variance / (own_variance + unsure)  # an unsure sibling says less
+        own_variance = own.log_sd[name] ** 2
+        weight = np.maximum(1 - unsure / own_variance, 0.0)
         total = OWN_WEIGHT + float(weight.sum())
-        mean = (OWN_WEIGHT * own_x + float(weight @ x)) / total
-        squares = OWN_WEIGHT * own_variance + float(weight @ ((x - mean) ** 2))
-        value[name] = math.exp(mean)
+        mean = float(weight @ moved) / total
+        squares = OWN_WEIGHT * own_variance + float(weight @ ((moved - mean) ** 2))
+        value[name] = own.value[name] * math.exp(mean)
         log_sd[name] = math.sqrt(squares / total * (1 + 1 / total))
     return Prior(value=value, log_sd=log_sd)
 
@@ -122,10 +133,12 @@ def prior_only(device: Device, prior: Prior | None = None) -> Posterior:
     """What is believed of a device that nobody measured."""
     prior = prior or default_prior(device)
     names = tuple(prior.value)
+    values = np.array([prior.value[n] for n in names])
     return Posterior(
         kind=device.kind,
         names=names,
-        values=np.array([prior.value[n] for n in names]),
+        expected=values,
+        values=values,
         covariance=np.diag([prior.log_sd[n] ** 2 for n in names]),
         n=0,
         sigma=SIGMA_START,

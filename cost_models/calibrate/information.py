@@ -41,6 +41,7 @@ def choose(
     count: int,
     *,
     threads: int | None = None,
+    known: Sequence[Measured] = (),
 ) -> I64:
     """Rows to measure, the most telling first; their `seconds` are not looked at.
 
@@ -50,6 +51,8 @@ def choose(
         posterior: What is believed of it now; `prior_only` before anything was measured.
         count: Rows to choose, fewer where the pool is smaller.
         threads: Threads that share an operator; None: those of the tables.
+        known: Rows that were measured already and that `posterior` has not seen: others are
+            chosen by what they add.
 
     Returns:
         Indices into the rows of the tables, in order.
@@ -57,12 +60,15 @@ def choose(
     Raises:
         InputError: an empty pool.
     """
-    rows = prepare(measured, threads=threads)
-    drawn = np.arange(len(rows))
+    rows = prepare([*measured, *known], threads=threads)
+    size = sum(len(part) for part in measured)
+    drawn = np.arange(size)
     if drawn.size > POOL:
         drawn = np.sort(np.random.default_rng(0).permutation(drawn)[:POOL])
-    pool = rows.take(drawn)
+    pool = rows.take(np.concatenate([drawn, np.arange(size, len(rows))]))
     covariance = prior_covariance(pool, device, posterior)
+    for _ in range(len(rows) - size):  # the last is conditioned on, and leaves
+        covariance = conditioned(covariance, len(covariance) - 1)[:-1, :-1]
     return drawn[greedy(covariance, min(count, drawn.size))]
 
 
@@ -98,7 +104,7 @@ def likeness(described: tuple[F64, I64]) -> F64:
 
 def greedy(covariance: F64, count: int) -> I64:
     """Rows of a covariance [N, N] that lower its trace most, one after another [count]."""
-    left = covariance.copy()
+    left = covariance
     free = np.ones(left.shape[0], dtype=bool)
     chosen = []
     for _ in range(count):
@@ -106,9 +112,14 @@ def greedy(covariance: F64, count: int) -> I64:
         best = int(np.argmax(np.where(free, gain, -1.0)))
         chosen.append(best)
         free[best] = False
-        column = left[:, best].copy()
-        left -= np.outer(column, column) / (column[best] + NOISE**2)
+        left = conditioned(left, best)
     return np.array(chosen, dtype=np.int64)
+
+
+def conditioned(covariance: F64, row: int) -> F64:
+    """The covariance [N, N] once a row is measured."""
+    column = covariance[:, row]
+    return np.asarray(covariance - np.outer(column, column) / (column[row] + NOISE**2))
 
 
 def told_by(

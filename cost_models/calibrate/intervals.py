@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import t as student
 
-from cost_models.calibrate.solve import SIGMA_START, bulk, components
+from cost_models.calibrate.solve import SIGMA_START, bulk, components, design_effect
 from cost_models.price import Z90
 
 F64 = NDArray[np.float64]
@@ -76,36 +76,46 @@ def quantile(values: F64, level: float = LEVEL, weight: F64 | None = None) -> fl
     return float(values[order][min(int(np.searchsorted(share, level)), values.size - 1)])
 
 
-def cross_conformal(error: F64, parameter_log_sd: F64, fold: I64) -> F64:
+def cross_conformal(error: F64, parameter_log_sd: F64, fold: I64, group: I64 | None = None) -> F64:
     """Standard deviation [N] of each row from the errors of the other folds.
 
     Args:
         error: log(measured / predicted) of rows left out [N].
         parameter_log_sd: What unsure parameters say [N].
         fold: Part that a row was left out with [N].
+        group: Rows that err together [N]; None: each by itself.
     """
     found = np.empty(error.size)
     for part in np.unique(fold):
         mine, others = fold == part, fold != part
         if not others.any():
             others = mine
-        residual = total_log_sd(error[others], parameter_log_sd[others])
+        together = None if group is None else group[others]
+        residual = total_log_sd(error[others], parameter_log_sd[others], together)
         found[mine] = np.hypot(parameter_log_sd[mine], residual)
     return found
 
 
-def total_log_sd(error: F64, parameter_log_sd: F64) -> float:
+def total_log_sd(error: F64, parameter_log_sd: F64, group: I64 | None = None) -> float:
     """Residual r such that LEVEL of |error| lie below 1.645 sqrt(parameter^2 + r^2).
 
-    With few errors it is drawn up to the log noise that is assumed of rows before any are seen.
+    With few errors it is drawn up to the log noise that is assumed of rows before any are seen;
+    those of one group count as far as they are independent.
     """
     low, high = RESIDUAL_FLOOR, max(RESIDUAL_FLOOR, float(np.max(np.abs(error)))) * 2
     for _ in range(40):
         middle = np.sqrt(low * high)
         ratio = np.abs(error) / (Z90 * np.hypot(parameter_log_sd, middle))
         low, high = (middle, high) if quantile(ratio) > 1 else (low, middle)
-    share = min(1.0, error.size / FEW)
+    share = min(1.0, _independent(error, group) / FEW)
     return float(np.exp(share * np.log(high) + (1 - share) * np.log(max(high, SIGMA_START))))
+
+
+def _independent(error: F64, group: I64 | None) -> float:
+    """Independent errors that these are worth; those of a single group cannot be told apart."""
+    if group is None:
+        return float(error.size)
+    return 1.0 if np.all(group == group[0]) else error.size / design_effect(error, group)
 
 
 def scale_of_others(

@@ -353,6 +353,7 @@ def _posterior(
     fitted = Posterior(
         kind=device.kind,
         names=names,
+        expected=np.exp(task.mean),
         values=np.exp(found.x),
         covariance=found.covariance,
         n=len(rows),

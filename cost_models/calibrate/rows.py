@@ -16,13 +16,19 @@ from scipy.sparse import csr_array
 from cost_models.device import Device
 from cost_models.learned import unsure
 from cost_models.measured import Measured, row_sums
-from cost_models.price import call_overhead_s, operator_time_s
+from cost_models.price import (
+    EAGER,
+    call_overhead_s,
+    host_time_s,
+    operator_time_s,
+)
 from search_spaces.candidate import DTYPES
 from search_spaces.errors import InputError
 from search_spaces.ops import OpTable
 
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
+NETWORKS = "end_to_end"
 SHORTEST = 1e-12  # seconds; so that a row that costs nothing has a logarithm
 _NOT_A_SHAPE = ("candidate", "layer", "count")
 
@@ -40,6 +46,7 @@ class Prepared:
     group: I64  # [N] numbers of groups; equal names are one group across tables
     table: I64  # [N] which of the measured tables a row is from
     network: NDArray[np.bool_]  # [N] whether a row is a whole network
+    eager: NDArray[np.bool_]  # [N] whether it is one whose host launches every operator
     threads: int
 
     def __len__(self) -> int:
@@ -62,9 +69,14 @@ class Prepared:
     def predict(self, device: Device) -> F64:
         """Seconds of every row [N] with the parameters that the device states."""
         total: F64 = self.counts @ self.once(device)
+        if self.eager.any():
+            host: F64 = self.counts @ host_time_s(self.ops, device)
+            total = np.where(self.eager, np.maximum(total, host), total)
         if self.calls.any():
-            start = np.array([call_overhead_s(device, name) for name in DTYPES])
-            total = total + self.calls * start[self.dtype]
+            start = [
+                [call_overhead_s(device, name, eager=e) for name in DTYPES] for e in (False, True)
+            ]
+            total = total + self.calls * np.array(start)[self.eager.astype(np.int64), self.dtype]
         return np.maximum(total, SHORTEST)
 
     def take(self, rows: NDArray[np.bool_] | I64) -> Prepared:
@@ -115,11 +127,17 @@ def prepare(measured: Sequence[Measured], *, threads: int | None = None) -> Prep
         seconds=np.concatenate([part.seconds for part in measured]),
         group=np.unique(names, return_inverse=True)[1],
         table=np.repeat(np.arange(len(measured)), [len(part) for part in measured]),
-        network=np.repeat(
-            [part.family == "end_to_end" for part in measured], [len(part) for part in measured]
+        network=_of_tables(measured, [part.family == NETWORKS for part in measured]),
+        eager=_of_tables(
+            measured, [part.family == NETWORKS and part.runtime == EAGER for part in measured]
         ),
         threads=_threads(measured) if threads is None else threads,
     )
+
+
+def _of_tables(measured: Sequence[Measured], values: Sequence[bool]) -> NDArray[np.bool_]:
+    """What is true of whole tables, by row [N]."""
+    return np.repeat(np.array(values, dtype=bool), [len(part) for part in measured])
 
 
 def _threads(measured: Sequence[Measured]) -> int:

@@ -1,37 +1,45 @@
-"""A user's CSV of matmuls: which to measure next, checks of what was measured, and its profile.
+"""A user's CSV: what to measure next, checks of what was measured, and its profile.
 
-Columns: dtype, m, k, n and the time of one product in a column that names its unit (latency_us,
-latency_ms or latency_s). It is what `target.py` writes; further columns are ignored.
+Columns: dtype, m, k, n and the time of one execution in a column that names its unit (latency_us,
+latency_ms or latency_s); op, batch, heads and layers as `target.py` has them, a product where
+they are absent. It is what `target.py` writes; further columns are ignored.
 """
 
 from __future__ import annotations
 
 import csv
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from cost_models.adapters.gpu_gemm import matmuls
 from cost_models.calibrate.beliefs import default_prior, prior_only
 from cost_models.calibrate.information import choose, told_by
+from cost_models.calibrate.posterior import fit_rows
+from cost_models.calibrate.shapes import measured, pool
 from cost_models.calibrate.ship import FEWEST, profile_of
 from cost_models.calibrate.subjects import Subject
+from cost_models.calibrate.target import KEYS, MATMUL, NETWORK, OPS, Shape, shape_of
 from cost_models.device import Device
 from cost_models.measured import Measured
 from cost_models.profile import Profile
 from search_spaces.candidate import DTYPES
 from search_spaces.errors import InputError, Problem
 
-KEYS = ("dtype", "m", "k", "n")
 TIMES = {"latency_us": 1e-6, "latency_ms": 1e-3, "latency_s": 1.0}
-ROWS = (1, 4, 16, 64, 256, 1024)
-WIDTHS = (256, 512, 1024, 2048, 4096)
-
-Shape = tuple[str, int, int, int]
+SIZES = Shape._fields[2:]
 
 
 def next_shapes(
-    device: Device, count: int, *, dtype: str = "fp32", threads: int = 1
+    device: Device,
+    count: int,
+    *,
+    dtype: str = "fp32",
+    threads: int = 1,
+    ops: Sequence[str] = OPS,
+    runtime: str = "",
+    known: Path | None = None,
 ) -> list[Shape]:
     """Shapes to measure on a device, the most telling first.
 
@@ -39,43 +47,66 @@ def next_shapes(
         device: Facts of the device.
         count: Shapes to choose.
         dtype: Number format.
-        threads: Threads that share a product (processor cores only).
+        threads: Threads that share an execution (processor cores only).
+        ops: What to choose from, of `target.OPS`.
+        runtime: What will run them.
+        known: CSV of what was measured already; it is not asked for again.
+
+    Raises:
+        InputError: as `read_rows`, of `known`.
     """
-    pool: list[Shape] = [(dtype, m, k, n) for m in ROWS for k in WIDTHS for n in WIDTHS]
-    measured = _measured(pool, [1.0] * len(pool), device, "", "plan")
-    order = choose([measured], device, prior_only(device), count, threads=threads)
-    return [pool[i] for i in order]
+    shapes, posterior = pool(dtype, ops), prior_only(device)
+    before: list[Measured] = []
+    if known is not None:
+        done, seconds = _shapes_of(known)
+        before = measured(done, seconds, device, runtime, known.name, threads=threads)[0]
+        found = fit_rows(before, device)
+        posterior = replace(posterior, values=found.values)
+        shapes = [shape for shape in shapes if shape not in set(done)]
+    tables, number = measured(
+        shapes, [1.0] * len(shapes), device, runtime, "plan", threads=threads
+    )
+    order = choose(tables, device, posterior, count, threads=threads, known=before)
+    return [shapes[i] for i in number[order]]
 
 
 def plan_text(shapes: list[Shape]) -> str:
     """The plan file that `target.py` reads."""
-    lines = [",".join(KEYS), *(",".join(str(v) for v in shape) for shape in shapes)]
+    lines = [",".join(Shape._fields), *(",".join(str(v) for v in shape) for shape in shapes)]
     return "\n".join(lines) + "\n"
 
 
-def fit_csv(path: Path, device: Device, runtime: str) -> Profile:
-    """Profile of a device from a CSV of measured products.
+def fit_csv(path: Path, device: Device, runtime: str, *, threads: int = 1) -> Profile:
+    """Profile of a device from a CSV of measurements.
 
     Args:
         path: The file.
         device: Facts of the device.
         runtime: What ran them.
+        threads: Threads that shared an execution (processor cores only).
 
     Raises:
         InputError: every fault of the file, or too few rows for any parameter. A parameter that
             fewer rows tell of stays near its prior.
     """
-    measured = read_rows(path, device, runtime)
-    if len(measured) < FEWEST:
+    tables = read_rows(path, device, runtime, threads=threads)
+    rows = sum(len(table) for table in tables)
+    if rows < FEWEST:
         text = f"too few rows, {FEWEST} are needed at least and 20 are better; measure more"
-        raise InputError.one(path, "rows", len(measured), text)
-    told_by([measured], device, prior_only(device, default_prior(device)))
-    subject = Subject(device=device, runtime=runtime, training=False, tables=(measured,))
+        raise InputError.one(path, "rows", rows, text)
+    told_by(tables, device, prior_only(device, default_prior(device)))
+    subject = Subject(device=device, runtime=runtime, training=False, tables=tuple(tables))
     return profile_of(subject)
 
 
-def read_rows(path: Path, device: Device, runtime: str) -> Measured:
-    """Rows of a CSV of matmuls.
+def read_rows(path: Path, device: Device, runtime: str, *, threads: int = 1) -> list[Measured]:
+    """Rows of a CSV, one table for each family; arguments and errors as `fit_csv`."""
+    shapes, seconds = _shapes_of(path)
+    return measured(shapes, seconds, device, runtime, path.name, threads=threads)[0]
+
+
+def _shapes_of(path: Path) -> tuple[list[Shape], list[float]]:
+    """Shapes of a CSV with their seconds.
 
     Raises:
         InputError: no such file, missing columns, several or no units of time, numbers that are
@@ -97,7 +128,7 @@ def read_rows(path: Path, device: Device, runtime: str) -> Measured:
             continue
         if shape in seen:
             text = f"the same shape as line {seen[shape]}; keep one, the median of both"
-            problems.append(Problem(f"{path}:{line}", "dtype,m,k,n", str(shape), text))
+            problems.append(Problem(f"{path}:{line}", "dtype,m,k,n", _told(shape), text))
             continue
         seen[shape] = line
         seconds.append(taken * TIMES[time])
@@ -105,7 +136,11 @@ def read_rows(path: Path, device: Device, runtime: str) -> Measured:
         raise InputError(problems)
     if not seen:
         raise InputError.one(path, "rows", 0, "there is nothing to fit; measure a plan first")
-    return _measured(list(seen), seconds, device, runtime, str(path.name))
+    return list(seen), seconds
+
+
+def _told(shape: Shape) -> str:
+    return " ".join(str(v) for v in shape)
 
 
 def _time_column(path: Path, header: list[str]) -> str:
@@ -129,8 +164,8 @@ def _parsed(
 ) -> tuple[Shape | None, float]:
     before = len(problems)
     found: dict[str, float] = {}
-    for key in ("m", "k", "n", time):
-        text = row.get(key) or ""
+    for key in (*SIZES, time):
+        text = row.get(key) or ("" if key in (*KEYS, time) else "1")
         try:
             found[key] = float(text)
         except ValueError:
@@ -144,25 +179,13 @@ def _parsed(
         problems.append(
             Problem(place, "dtype", str(row.get("dtype")), f"must be one of {', '.join(DTYPES)}")
         )
+    op = row.get("op") or MATMUL
+    if op not in OPS:
+        problems.append(Problem(place, "op", op, f"must be one of {', '.join(OPS)}"))
+    if op == NETWORK and found["heads"] > 0 and found["k"] % found["heads"]:
+        text = f"must divide k = {found['k']:g}, the width of a layer"
+        problems.append(Problem(place, "heads", f"{found['heads']:g}", text))
     if len(problems) > before:
         return None, 0.0
-    return (row["dtype"], int(found["m"]), int(found["k"]), int(found["n"])), found[time]
-
-
-def _measured(
-    shapes: list[Shape], seconds: list[float], device: Device, runtime: str, source: str
-) -> Measured:
-    m, k, n = (np.array([shape[i] for shape in shapes], dtype=np.int64) for i in (1, 2, 3))
-    dtype = np.array([DTYPES.index(shape[0]) for shape in shapes], dtype=np.int64)
-    return Measured(
-        source=source,
-        device=device.name,
-        runtime=runtime,
-        family="matmul",
-        ops=matmuls(m, n, k, dtype),
-        seconds=np.array(seconds, dtype=np.float64),
-        calls=np.zeros(len(shapes)),
-        group=np.array([f"{shape[0]} {shape[2]}x{shape[3]}" for shape in shapes]),
-        weight_is_cached=True,
-        peer_s={},
-    )
+    whole_row = row | {key: str(int(found[key])) for key in SIZES}
+    return shape_of(whole_row), found[time]

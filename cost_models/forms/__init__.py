@@ -143,3 +143,9 @@ def fitted_of(kind: str) -> dict[str, Parameter]:
     """
     few: tuple[Parameter, ...] = getattr(form_of(kind), "COARSE", ())
     return {p.name: p for p in few} or parameters_of(kind)
+
+
+def scales_of(device: Device) -> dict[str, float]:
+    """Factors on the defaults of `fitted_of` that facts of a device ask for, by name."""
+    found = getattr(form_of(device.kind), "prior_scales", None)
+    return {} if found is None else dict(found(device))

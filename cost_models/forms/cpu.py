@@ -135,6 +135,19 @@ _ABOUT = {
 # rate of arithmetic, one of weights, and how well few rows fill it. Runtimes differ in the first
 # by a factor of ten and more, so the priors are wide.
 COARSE: tuple[Parameter, ...] = tuple(_coarse())
+_CORE = 100e9  # fp32 FLOP per second of the core that the default of `context` is for
+
+
+def prior_scales(device: Device) -> dict[str, float]:
+    """Factors on the defaults of `COARSE`: a slow core is slow to dispatch, too.
+
+    What an interpreter does between operators is neither counted nor stated of any core. Cores
+    with wide vector units are those that also run such code fast, so the rate of a core stands
+    for both: 103 us on a core of 77 GFLOP/s is 691 us on one of 12 (HAT's Xeon and Raspberry Pi).
+    """
+    core = float(device.peak_flops_per_s[DTYPES.index("fp32")]) / device.units
+    return {f"context_{d}": _CORE / core for d in FAMILIES}
+
 
 _OVERHEAD = {
     "matmul": "overhead_matmul",

@@ -158,4 +158,8 @@ PARAMETERS: tuple[Parameter, ...] = (
     Parameter("vector_resident", "number", 0.3, 0.8, "share of L2 that keeps repeated vectors"),
     Parameter("gather_row", "s", 3 * US, 0.5, "life of the threads that move a row"),
     Parameter("sync", "s", 20 * US, 0.7, "a result copied to the host and awaited"),
+    # Of fits to whole networks on TITAN Xp and A10G, 100 to 140 us; loops of one kernel start
+    # it in 20 to 50 (`launch_fp32` of NeuSight's tables). No device says which host it has.
+    Parameter("dispatch", "s", 80 * US, 0.7, "host time of a module of an eager forward pass"),
+    Parameter("host_call", "s", 100 * US, 1.5, "an eager pass before its first kernel"),
 )

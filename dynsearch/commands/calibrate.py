@@ -22,18 +22,20 @@ def run(
     dtype: str,
     runtime: str,
     threads: int,
+    ops: str = "matmul,attention,network",
 ) -> dict[str, Any]:
     """One step of the way to a profile.
 
     Args:
         action: "plan", "measure" or "fit".
         device: Name or file of the device (plan, fit).
-        rows: The plan (measure) or the measured CSV (fit).
+        rows: The plan (measure) or the measured CSV (fit; plan: what is known already).
         out: File to write.
         count: Shapes to plan.
         dtype: Number format to plan.
-        runtime: What ran the rows (fit).
+        runtime: What ran the rows (plan, fit).
         threads: Threads of the measured runtime.
+        ops: What to plan, with commas.
 
     Raises:
         InputError: an unknown action or number format, a missing option, faulty rows.
@@ -43,11 +45,13 @@ def run(
         raise InputError.one("command line", "ACTION", action, text)
     target = _given(out, "--out", action)
     if action == PLAN:
-        return _plan(_given(device, "--device", action), target, count, dtype, threads)
+        wanted = tuple(name.strip() for name in ops.split(","))
+        known = _given(device, "--device", action)
+        return _plan(known, target, count, dtype, threads, wanted, runtime, rows)
     source = _given(rows, "--rows", action)
     if action == MEASURE:
         return _measure(source, target, threads)
-    return _fit(_given(device, "--device", action), source, target, runtime)
+    return _fit(_given(device, "--device", action), source, target, runtime, threads)
 
 
 def show(result: dict[str, Any], out: TextIO) -> None:
@@ -63,14 +67,35 @@ def _given(value: Any, option: str, action: str) -> Any:
     return value
 
 
-def _plan(device: str, out: Path, count: int, dtype: str, threads: int) -> dict[str, Any]:
-    from cost_models.calibrate.target import FORMATS
+def _plan(
+    device: str,
+    out: Path,
+    count: int,
+    dtype: str,
+    threads: int,
+    ops: tuple[str, ...],
+    runtime: str,
+    known: Path | None,
+) -> dict[str, Any]:
+    from cost_models.calibrate.target import FORMATS, OPS
     from cost_models.calibrate.user_rows import next_shapes, plan_text
 
     if dtype not in FORMATS:
         text = f"must be one of {', '.join(FORMATS)}: those that measure can time"
         raise InputError.one("command line", "--dtype", dtype, text)
-    shapes = next_shapes(load_device(device), count, dtype=dtype, threads=threads)
+    wrong = [name for name in ops if name not in OPS]
+    if wrong:
+        text = f"must be some of {', '.join(OPS)}, with commas"
+        raise InputError.one("command line", "--ops", ", ".join(wrong), text)
+    shapes = next_shapes(
+        load_device(device),
+        count,
+        dtype=dtype,
+        threads=threads,
+        ops=ops,
+        runtime=runtime,
+        known=known,
+    )
     out.write_text(plan_text(shapes), encoding="utf-8")
     return {"file": str(out), "n": len(shapes)}
 
@@ -78,18 +103,18 @@ def _plan(device: str, out: Path, count: int, dtype: str, threads: int) -> dict[
 def _measure(plan: Path, out: Path, threads: int) -> dict[str, Any]:
     from cost_models.calibrate import target
 
-    fault = target.fault_of(plan)
+    fault = target.fault_of(plan, out)
     if fault is not None:
         raise InputError.one(plan, "", None, fault)
     timer, runtime = target.engine_of("auto", threads)
     return {"file": str(out), "n": target.measure(plan, out, timer, runtime), "runtime": runtime}
 
 
-def _fit(device: str, rows: Path, out: Path, runtime: str) -> dict[str, Any]:
+def _fit(device: str, rows: Path, out: Path, runtime: str, threads: int) -> dict[str, Any]:
     from cost_models.calibrate.user_rows import fit_csv
     from cost_models.calibrate.write import device_text
 
     base = load_device(device)
-    profile = fit_csv(rows, base, runtime)
+    profile = fit_csv(rows, base, runtime, threads=threads)
     out.write_text(device_text(base, profile), encoding="utf-8")
     return {"file": str(out), "n": profile.n, "error": profile.mape}

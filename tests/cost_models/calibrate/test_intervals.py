@@ -73,6 +73,18 @@ def test_few_errors_leave_room() -> None:
     assert tiny > 3 * many
 
 
+def test_rows_that_err_together_are_few_errors() -> None:
+    rng = np.random.default_rng(5)
+    group = np.repeat(np.arange(3), 100)
+    alike = 0.01 * np.repeat(rng.standard_normal(3), 100) + 1e-4 * rng.standard_normal(300)
+    alone = total_log_sd(alike, np.zeros(300))
+    assert total_log_sd(alike, np.zeros(300), group) > 3 * alone
+    assert total_log_sd(alike, np.zeros(300), np.arange(300)) == alone
+    fold = np.where(group == 0, 0, 1)
+    found = cross_conformal(alike, np.zeros(300), fold, group)
+    assert (found > cross_conformal(alike, np.zeros(300), fold)).all()
+
+
 def test_an_unmeasured_device_is_scaled_by_the_others_and_never_by_itself() -> None:
     rng = np.random.default_rng(3)
     names = [f"device {i}" for i in range(40)]

@@ -184,10 +184,11 @@ def test_a_sibling_moves_the_prior_half_way_and_many_move_it_there(gpu: Device) 
         value={"efficiency_half": 0.8, "sync": 1e-5}, log_sd={"efficiency_half": 0.2, "sync": 0.5}
     )
 
-    def sibling(value: float, sd: float) -> Posterior:
+    def sibling(value: float, sd: float, expected: float = 0.8) -> Posterior:
         return Posterior(
             kind="gpu",
             names=("efficiency_half",),
+            expected=np.array([expected]),
             values=np.array([value]),
             covariance=np.array([[sd**2]]),
             n=1,
@@ -203,6 +204,22 @@ def test_a_sibling_moves_the_prior_half_way_and_many_move_it_there(gpu: Device) 
     unsure = sibling_prior(own, [sibling(0.4, 3.0)])
     assert unsure.value["efficiency_half"] > 0.79
     assert one.value["sync"] == own.value["sync"]
+    untold = sibling_prior(own, [sibling(0.4, 1e-6), *[sibling(0.8, 0.2)] * 9])
+    assert untold.value == pytest.approx(one.value)
+    assert untold.log_sd == pytest.approx(one.log_sd)
+    slower = sibling_prior(own, [sibling(0.1, 1e-6, expected=0.2)])
+    assert slower.value == pytest.approx(one.value)  # half of what was expected of it, too
+
+
+def test_a_slow_core_is_expected_to_dispatch_slowly_unless_its_file_says_otherwise() -> None:
+    def context(name: str) -> float:
+        return default_prior(load_device(name)).value["context_fp32"]
+
+    pi, xeon = load_device("raspberry-pi-4"), load_device("intel-xeon-e5-2640-v4")
+    rates = [d.peak_flops_per_s[DTYPES.index("fp32")] / d.units for d in (pi, xeon)]
+    assert context(pi.name) / context(xeon.name) == pytest.approx(rates[1] / rates[0])
+    stated = with_parameters(pi, {"context_fp32": 2e-6})
+    assert default_prior(stated).value["context_fp32"] == pytest.approx(2e-6)
 
 
 def test_the_spread_of_a_prediction_follows_its_parameters(gpu: Device) -> None:

@@ -17,28 +17,48 @@ def test_an_interrupted_measurement_goes_on_with_what_is_left(tmp_path: Path) ->
     plan.write_text(PLAN)
     asked: list[int] = []
 
-    def timer(dtype: str, m: int, k: int, n: int) -> float:
-        asked.append(m)
+    def timer(shape: target.Shape) -> float:
+        asked.append(shape.m)
         if len(asked) == 2:
             raise KeyboardInterrupt
-        return 1e-6 * m
+        return 1e-6 * shape.m
 
     with contextlib.suppress(KeyboardInterrupt):
         target.measure(plan, out, timer, "r")
     with out.open("a") as file:
-        file.write("fp32,2,8,")  # a line cut off
+        file.write("matmul,fp32,1,2,8,")  # a line cut off
     target.measure(plan, out, timer, "r")
     assert asked == [1, 2, 2, 3]
     assert [row["latency_us"] for row in target.rows_of(out)] == ["1", "2", "3"]
     assert target.measure(plan, out, timer, "r") == 0
 
 
-def test_a_product_is_timed_with_torch(tmp_path: Path) -> None:
+def test_products_attention_and_layers_are_timed_with_torch(tmp_path: Path) -> None:
     plan, out = tmp_path / "plan.csv", tmp_path / "out.csv"
-    plan.write_text("dtype,m,k,n\nfp32,2,8,8\n")
+    rows = "matmul,fp32,1,2,8,8,1,1\nattention,fp32,2,4,8,4,2,1\nnetwork,fp32,2,4,8,16,2,3\n"
+    plan.write_text(f"{','.join(target.Shape._fields)}\n{rows}")
     timer, runtime = target.torch_timer(1)
-    assert target.measure(plan, out, timer, runtime) == 1
-    assert float(target.rows_of(out)[0]["latency_us"]) > 0
+    assert target.measure(plan, out, timer, runtime) == 3
+    found = target.rows_of(out)
+    assert [row["op"] for row in found] == list(target.OPS)
+    assert all(float(row["latency_us"]) > 0 for row in found)
+    assert target.measure(plan, out, timer, runtime) == 0
+
+
+def test_onnxruntime_says_what_it_cannot_time() -> None:
+    pytest.importorskip("onnxruntime")
+    timer, _ = target.onnxruntime_timer(1)
+    with pytest.raises(SystemExit, match="plan with --ops matmul"):
+        timer(target.Shape("attention", "fp32", 1, 4, 8, 4, 2))
+
+
+def test_rows_never_go_to_a_file_of_other_columns(tmp_path: Path) -> None:
+    plan, out = tmp_path / "plan.csv", tmp_path / "out.csv"
+    plan.write_text(PLAN)
+    out.write_text("dtype,m,k,n,latency_us\nfp32,1,8,8,3\n")
+    assert "other columns" in str(target.fault_of(plan, out))
+    out.write_text("")
+    assert target.fault_of(plan, out) is None
 
 
 @pytest.mark.parametrize(
@@ -46,7 +66,9 @@ def test_a_product_is_timed_with_torch(tmp_path: Path) -> None:
     [
         ("dtype,m,k\nfp32,1,8\n", "line 2: needs the columns dtype, m, k, n"),
         (PLAN + "int8,1,8,8\n", "line 5: dtype int8: fp32, bf16, fp16 can be measured"),
-        ("dtype,m,k,n\nfp32,0,8,8\n", "line 2: m, k and n must be whole numbers above 0"),
+        ("dtype,m,k,n\nfp32,0,8,8\n", "line 2: batch, m, k, n, heads, layers must be whole"),
+        ("op,dtype,m,k,n\nconv,fp32,1,8,8\n", "line 2: op conv: matmul, attention, network can"),
+        ("op,dtype,m,k,n,heads\nnetwork,fp32,1,8,8,3\n", "k = 8 does not split into 3 heads"),
     ],
 )
 def test_a_faulty_plan_is_refused_before_anything_is_measured(

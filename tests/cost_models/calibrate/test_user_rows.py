@@ -9,8 +9,11 @@ import pytest
 
 from cost_models.calibrate import user_rows
 from cost_models.calibrate.posterior import predict_rows
-from cost_models.device import load_device, with_parameters
+from cost_models.calibrate.shapes import LARGEST, measured, pool
+from cost_models.calibrate.target import OPS, Shape
+from cost_models.device import Device, load_device, with_parameters
 from search_spaces.errors import InputError
+from search_spaces.ops import KIND
 
 DEVICE = "nvidia-a100-80g-sxm"
 HEAD = "dtype,m,k,n,latency_us\n"
@@ -36,6 +39,8 @@ def write(tmp_path: Path, text: str) -> Path:
         (HEAD + "fp16,1.5,1,1,1\n", "m", "whole"),
         (HEAD + "half,1,1,1,1\n", "dtype", "must be one of"),
         (HEAD + ROW + ROW, "dtype,m,k,n", "the same shape as line 2"),
+        ("op," + HEAD + "conv," + ROW, "op", "must be one of matmul, attention, network"),
+        ("op,heads," + HEAD + "network,3," + ROW, "heads", "must divide k = 512"),
         (HEAD, "rows", "measure a plan first"),
         (HEAD + ROW, "rows", "5 are needed"),
     ],
@@ -62,14 +67,63 @@ def test_a_plan_holds_distinct_shapes() -> None:
     assert len(set(shapes)) == 20
 
 
+def test_a_plan_asks_for_products_attention_and_networks_and_never_twice(tmp_path: Path) -> None:
+    device = load_device(DEVICE)
+    first = user_rows.next_shapes(device, 12, dtype="fp16", runtime="torch-eager")
+    assert {shape.op for shape in first} == set(OPS)
+    known = measured_by(device, first, tmp_path)
+    more = user_rows.next_shapes(device, 12, dtype="fp16", runtime="torch-eager", known=known)
+    assert not set(first) & set(more)
+    again = user_rows.next_shapes(device, 12, dtype="fp16", runtime="torch-eager")
+    assert again == first
+    alone = user_rows.next_shapes(device, 4, dtype="fp16", ops=("attention",))
+    assert {shape.op for shape in alone} == {"attention"}
+
+
+def test_no_planned_shape_keeps_a_slow_board_for_minutes() -> None:
+    for shape in pool("fp32", OPS):
+        (table,), _ = measured([shape], [1.0], load_device(DEVICE), "r", "x")
+        assert float(table.ops.executed_flops @ table.ops.count) <= LARGEST
+    assert len(pool("fp32", OPS)) > 200
+
+
+def measured_by(device: Device, shapes: list[Shape], tmp_path: Path) -> Path:
+    """A CSV of what a device takes for shapes, as `target.py` writes it."""
+    blank, number = measured(shapes, [1.0] * len(shapes), device, "torch-eager", "x")
+    times = predict_rows(blank, device)
+    lines = [",".join(map(str, (*shapes[i], 1e6 * t))) for i, t in zip(number, times, strict=True)]
+    return write(tmp_path, "\n".join([",".join((*Shape._fields, "latency_us")), *lines, ""]))
+
+
 def test_twenty_planned_rows_teach_the_device(tmp_path: Path) -> None:
     device = load_device(DEVICE)
     truth = with_parameters(device, {"launch_half": 3 * device.parameter("launch_half")})
-    shapes = user_rows.next_shapes(device, 20, dtype="fp16")
-    blank = user_rows._measured(shapes, [1.0] * 20, device, "r", "x")
-    times = predict_rows([blank], truth)
-    rows = [f"{','.join(map(str, s))},{1e6 * t}\n" for s, t in zip(shapes, times, strict=True)]
-    profile = user_rows.fit_csv(write(tmp_path, HEAD + "".join(rows)), device, "torch-eager")
+    shapes = user_rows.next_shapes(device, 20, dtype="fp16", ops=("matmul",))
+    file = measured_by(truth, shapes, tmp_path)
+    profile = user_rows.fit_csv(file, device, "torch-eager")
     assert profile.n == 20
     assert profile.mape < 0.10
     assert np.isclose(profile.model["launch_half"], truth.parameter("launch_half"), rtol=0.2)
+
+
+def test_thirty_planned_rows_of_all_kinds_teach_attention_and_the_host(tmp_path: Path) -> None:
+    device = load_device(DEVICE)
+    told = {"attention_launch_half": 2e-5, "dispatch": 2e-4}
+    truth = with_parameters(device, told)
+    shapes = user_rows.next_shapes(device, 30, dtype="fp16", runtime="torch-eager")
+    profile = user_rows.fit_csv(measured_by(truth, shapes, tmp_path), device, "torch-eager")
+    for name, value in told.items():
+        assert np.isclose(profile.model[name], value, rtol=0.3), name
+
+
+def test_rows_of_a_network_are_its_layers_and_one_call() -> None:
+    shape = Shape("network", "fp32", 2, 16, 64, 256, 4, 3)
+    (table,), _ = measured([shape], [1.0], load_device(DEVICE), "torch-eager", "x")
+    assert table.family == "end_to_end"
+    assert table.calls.tolist() == [1.0]
+    matrices = 2 * 16 * 64 * 2 * (3 * 64 + 64 + 2 * 256)
+    scores = 4 * 2 * 16 * 16 * 64
+    matmul, attention = (table.ops.kind == KIND[k] for k in ("matmul", "attention_prefill"))
+    flops = table.ops.executed_flops * table.ops.count
+    assert flops[matmul].sum() == 3 * matrices
+    assert flops[attention].sum() == pytest.approx(3 * scores, rel=0.2)  # with its softmax
