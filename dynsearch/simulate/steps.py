@@ -21,10 +21,11 @@ from dynsearch.sim.decode_steps import (
     simulate_pending,
     simulate_pipeline,
 )
-from dynsearch.sim.self_speculative import cycle_s, draw_generations, tokens_per_cycle
+from dynsearch.sim.self_speculative import cycle_s, draw_generations
 from dynsearch.simulate.decode_costs import StepCost
 from dynsearch.simulate.leaving import Leaving
 from dynsearch.simulate.ledger import QUANTITIES, SECONDS
+from search_spaces.activity import tokens_per_cycle
 from search_spaces.exits.position_schedule import budgets
 from search_spaces.parts import Exits
 
