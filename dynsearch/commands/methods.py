@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any, TextIO
 from dynsearch.commands.tables import print_table
 from dynsearch.errors import InputError
 from dynsearch.export.files import write_atomic
-from search_spaces.codec import candidate_to_dict
+from search_spaces.codec import candidate_to_dict, in_words
 from search_spaces.methods import (
     Method,
     found,
@@ -73,20 +72,11 @@ def _details(method: Method) -> dict[str, Any]:
     return {
         **{key: getattr(method, key) for key in _PLAIN},
         "knobs": [asdict(knob) for knob in method.knobs],
-        "candidate": _finite(candidate_to_dict(method.candidate)),
+        "candidate": in_words(candidate_to_dict(method.candidate)),
         "stages": list(method.stages),
         "assumed": asdict(method.assumed),
         "check": asdict(method.check) | {"found": found(method)},
     }
-
-
-def _finite(value: Any) -> Any:
-    """The same with infinite numbers as words, which JSON has no numbers for."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_finite(item) for item in value]
-    return str(value) if isinstance(value, float) and math.isinf(value) else value
 
 
 def show(result: dict[str, Any], out: TextIO) -> None:

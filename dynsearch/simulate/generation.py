@@ -90,7 +90,7 @@ def generate(setting: Setting) -> Outcome:
     # the closed form of a pipeline is a bound where its stages differ
     pipelined = candidate.exits is not None and candidate.exits.kv_policy == "pipeline"
     mean_s = float(latencies.mean()) if pipelined else float(total[SECONDS])
-    slowest = slowest_steps(cost, leaving, candidate.exits, asked, B)
+    slowest = slowest_steps(cost, leaving, candidate.exits, asked, B, wait=wait)
     longest = prompt.cost.table
     most = longest.embed[:, B - 1, -1] + longest.layer[:, :, B - 1, -1].sum(axis=1)
     outcome = gather(

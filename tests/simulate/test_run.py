@@ -15,7 +15,7 @@ from dynsearch.quality.trace import Trace, save_trace
 from dynsearch.simulate.run import simulate
 from search_spaces.candidate import Candidate, Exits, Skim, stack, tokens_per_layer
 from search_spaces.codec import candidate_to_dict, to_toml
-from search_spaces.methods.files import list_methods
+from search_spaces.methods.files import list_methods, load_method
 from search_spaces.tokens import SCORER_WIDTH
 from search_spaces.workload import Workload
 
@@ -199,12 +199,25 @@ DEVICES = (PHONE, SERVER)
 
 
 def answers_sensibly(name: str, device: str) -> None:
-    found = simulate(name, device=device, samples=200, new_tokens=3, lengths=(24,))
+    batch = 1 if device == PHONE else 3
+    exits = load_method(name).candidate.exits
+    waits = exits is not None and exits.kv_policy == "recompute"
+    found = simulate(
+        name,
+        device=device,
+        batch=batch,
+        exit_batching=None if batch == 1 or exits is None else "compact",
+        samples=200,
+        new_tokens=3,
+        lengths=(24,),
+    )
     values = {key: found[key]["value"] for key in COSTS}
     assert 1e-6 < values["mean"] < 1000
-    assert values["p50"] <= values["p95"] <= values["p99"] <= values["worst"] * 1.001
+    # the worst case has no exit, and so no copies of those that stay
+    assert values["p50"] <= values["p95"] <= values["p99"] <= values["worst"] * 1.02
     assert values["mean"] <= values["worst"] * 1.001
-    assert values["flops_ideal"] <= values["flops_executed"] * 1.001
+    if not waits or batch == 1:  # batches force whole passes, after which less is made again
+        assert values["flops_ideal"] <= values["flops_executed"] * 1.001
     assert values["peak_bytes"] > 1e5
     assert sum(row["share"] for row in found["exits"]) == pytest.approx(1.0)
     for row in found["experts"]:
