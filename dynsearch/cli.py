@@ -481,6 +481,9 @@ def methods(
     markdown: Annotated[
         bool, typer.Option("--markdown", help="Print the tables of docs/methods.md.")
     ] = False,
+    readme: Annotated[
+        Path | None, typer.Option(help="Write the table between the markers of this file.")
+    ] = None,
     json_: Json = False,
     quiet: Quiet = False,
 ) -> int:
@@ -489,6 +492,9 @@ def methods(
 
     if markdown:
         sys.stdout.write(command.markdown())
+        return EXIT_STATUS[DONE]
+    if readme is not None:
+        sys.stdout.write(f"{command.update(readme)}\n")
         return EXIT_STATUS[DONE]
     return _finish(ctx, command.methods(name), command.show)
 

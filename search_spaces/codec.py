@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -102,6 +103,15 @@ def load_candidate(path: str | Path) -> Candidate:
         InputError: as `candidate_from_dict`, or the file cannot be read.
     """
     return candidate_from_dict(read_toml(Path(path)), file=path)
+
+
+def in_words(value: Any) -> Any:
+    """A table with infinite numbers as words, which JSON has no numbers for."""
+    if isinstance(value, Mapping):
+        return {key: in_words(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [in_words(item) for item in value]
+    return str(value) if isinstance(value, float) and math.isinf(value) else value
 
 
 def candidate_hash(candidate: Candidate) -> str:

@@ -10,6 +10,7 @@ from search_spaces.parameters import (
     embedding_values,
     ffn_values,
     layer_values,
+    matrix_values,
     output_values,
     stack_values,
 )
@@ -57,6 +58,27 @@ def shared_width(candidate: Candidate, layered: Backbone) -> int:
     return moe.shared_expert_ffn_size or moe.num_shared_experts * layered.expert_width
 
 
+def layer_weights(candidate: Candidate, layer: int, stack: str) -> tuple[int, int, int]:
+    """Numbers of one layer: matrices that every token sees, routed experts, all else.
+
+    Args:
+        candidate: As in `folded`.
+        layer: 0-based.
+        stack: "encoder" or "decoder".
+    """
+    own = candidate.backbone.stacks()[-1 if stack == "decoder" else 0]
+    layered = folded(candidate, layer, stack)
+    matrices = matrix_values(layered, own, layer)
+    outside = layer_values(layered, own, layer) - matrices
+    routed = 0
+    if layered.has_experts(layer):
+        routed = layered.num_experts * ffn_values(layered, own.hidden, layered.expert_width)
+    extra = shared_width(candidate, layered) if candidate.moe is not None else 0
+    if extra:
+        matrices += ffn_values(layered, own.hidden, extra)
+    return matrices - routed, routed, outside
+
+
 def candidate_parameters(candidate: Candidate, *, active: bool = False) -> int:
     """Weights of the candidate's network without task heads and poolers.
 
@@ -70,15 +92,11 @@ def candidate_parameters(candidate: Candidate, *, active: bool = False) -> int:
         depth = stack_depth(candidate, name)
         total += stack_values(backbone, stack)
         for layer in range(1 if backbone.tied_layers else depth):
-            layered = folded(candidate, layer, name)
-            total += layer_values(layered, stack, layer)
-            width = layered.expert_width
-            if layered.has_experts(layer) and active:
-                unseen = layered.num_experts - layered.experts_per_token
-                total -= unseen * ffn_values(layered, stack.hidden, width)
-            if candidate.moe is not None:
-                shared = shared_width(candidate, layered)
-                total += ffn_values(layered, stack.hidden, shared) if shared else 0
+            common, routed, outside = layer_weights(candidate, layer, name)
+            if active and routed:
+                layered = folded(candidate, layer, name)
+                routed = routed // layered.num_experts * layered.experts_per_token
+            total += common + routed + outside
     return total
 
 

@@ -114,6 +114,27 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise InputError.one(path, "", None, f"is not valid TOML: {error}") from error
 
 
+def shipped_file(name_or_path: str | Path, folder: Path, what: str) -> Path:
+    """The TOML file of a shipped thing by its name, or the path of a file of the user's own.
+
+    Raises:
+        InputError: neither a name in the folder (with the nearest one) nor a path to TOML.
+    """
+    text, path = str(name_or_path), Path(name_or_path)
+    names = shipped_names(folder)
+    if text in names:
+        return folder / f"{text}.toml"
+    if path.suffix != ".toml":
+        way = f"no {what} of this name{nearest(text, names)}; a path ends in .toml"
+        raise InputError.one("arguments", what, text, way)
+    return path
+
+
+def shipped_names(folder: Path) -> list[str]:
+    """Names of the TOML files in a folder, sorted."""
+    return sorted(path.stem for path in folder.glob("*.toml"))
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """The end of a message: "did you mean" the nearest name, or the list of known ones."""
     names = list(known)

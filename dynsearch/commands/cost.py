@@ -26,6 +26,7 @@ from dynsearch.quality.trace import Trace, load_trace
 from dynsearch.sim.decide import exit_layers
 from dynsearch.sim.layer_cost import build_layer_cost
 from dynsearch.sim.replay import Replayer
+from dynsearch.simulate.traces import misfits
 from search_spaces.candidate import (
     DTYPES,
     EXIT_BATCHING,
@@ -160,19 +161,14 @@ class Pricer:
 def _fitting_trace(path: Path, batch: CandidateBatch, workload: Workload) -> Trace:
     """The trace in a file, if this candidate's outer setting can have left it."""
     trace = load_trace(path)
-    problems = []
+    problems = misfits(trace, path, batch.row(0))
 
     def complain(key: str, value: object, message: str) -> None:
         problems.append(Problem(str(path), key, str(value), message))
 
-    layers, depth = batch.backbone.num_layers, int(batch.depth[0])
-    dtype = DTYPES[int(batch.dtype[0])]
-    if trace.num_layers != layers:
-        raise InputError.one(
-            path, "logits", f"{trace.num_layers} layers", f"the candidate's backbone has {layers}"
-        )
-    if trace.header.get("dtype", dtype) != dtype:
-        complain("dtype", trace.header["dtype"], f"the candidate runs in {dtype}")
+    depth = int(batch.depth[0])
+    if trace.num_layers != batch.backbone.num_layers:
+        raise InputError(problems)
     kept = tokens_per_layer(trace.lengths, batch.keep_rate[0], batch.keep_before[0])
     told = (trace.tokens_layer, trace.tokens_ffn)
     for name, mine, its in zip(("tokens_layer", "tokens_ffn"), kept, told, strict=True):

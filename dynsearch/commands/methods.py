@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TextIO
 
 from dynsearch.commands.tables import print_table
-from search_spaces.codec import candidate_to_dict
+from dynsearch.errors import InputError
+from dynsearch.export.files import write_atomic
+from search_spaces.codec import candidate_to_dict, in_words
 from search_spaces.methods import (
     Method,
     found,
@@ -26,6 +27,8 @@ FAMILY_TITLES = {
     "early_exit": "Early exit: how many layers an input or a token gets",
     "cascade": "Cascades: which models an input gets",
 }
+BEGIN = "<!-- written by `dynsearch methods --readme README.md` -->"
+END = "<!-- end of methods -->"
 _PLAIN = ("training", "extra_cost", "batch_class", "kv_class", "headline", "note")
 
 
@@ -69,20 +72,11 @@ def _details(method: Method) -> dict[str, Any]:
     return {
         **{key: getattr(method, key) for key in _PLAIN},
         "knobs": [asdict(knob) for knob in method.knobs],
-        "candidate": _finite(candidate_to_dict(method.candidate)),
+        "candidate": in_words(candidate_to_dict(method.candidate)),
         "stages": list(method.stages),
         "assumed": asdict(method.assumed),
         "check": asdict(method.check) | {"found": found(method)},
     }
-
-
-def _finite(value: Any) -> Any:
-    """The same with infinite numbers as words, which JSON has no numbers for."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_finite(item) for item in value]
-    return str(value) if isinstance(value, float) and math.isinf(value) else value
 
 
 def show(result: dict[str, Any], out: TextIO) -> None:
@@ -167,6 +161,51 @@ def markdown() -> str:
     rows = [[p.title, p.reason] for p in papers_without_policy()]
     parts.append(markdown_table(("paper", "reason"), rows))
     return "\n".join(parts)
+
+
+def readme_block() -> str:
+    """The table of README.md: every preset's name by family; `docs/methods.md` has the rest."""
+    entries = [load_method(name) for name in list_methods()]
+    rows = []
+    for family in FAMILIES:
+        mine = [m for m in entries if m.family == family]
+        own = [f"`{m.name}`" for m in mine if m.same_as is None]
+        same = [f"`{m.name}` (`{m.same_as}`)" for m in mine if m.same_as]
+        names = ", ".join(own) + ("; as another: " + ", ".join(same) if same else "")
+        rows.append([FAMILY_TITLES[family].partition(":")[0], str(len(own)), names])
+    table = markdown_table(("family", "methods", "presets; full table: docs/methods.md"), rows)
+    return f"{BEGIN}\n{table}{END}\n"
+
+
+def with_block(text: str, file: object) -> str:
+    """A document with what stands between the markers written anew.
+
+    Args:
+        text: Of the document.
+        file: Its name, for messages.
+
+    Raises:
+        InputError: a marker is missing or stands twice.
+    """
+    for marker in (BEGIN, END):
+        if text.count(marker) != 1:
+            way = f"must hold this line once: {marker}"
+            raise InputError.one(file, "", f"{text.count(marker)} times", way)
+    before, _, rest = text.partition(BEGIN)
+    return before + readme_block() + rest.partition(END)[2].removeprefix("\n")
+
+
+def update(path: Path) -> Path:
+    """Write the table into a document between its markers.
+
+    Raises:
+        InputError: no such file, or a marker is missing.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise InputError.one(path, "", None, "cannot be read: check the path") from error
+    return write_atomic(path, with_block(text, path))
 
 
 def _family_table(entries: list[Method]) -> str:

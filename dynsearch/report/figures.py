@@ -10,6 +10,7 @@ from typing import Any
 from dynsearch.export.files import safe_name, write_atomic
 from dynsearch.export.front import read_front
 from dynsearch.export.records import Front, FrontPoint
+from dynsearch.report import svg
 from dynsearch.report.markup import Html, tag
 from dynsearch.report.units import quantity
 
@@ -66,25 +67,13 @@ def front_figure(front: Front, device: str) -> str:
 
     words = "confirmed" if confirmed else "selected"
     parts = [
-        _text(LEFT, 20, f"{front.job}: {device}", anchor="start", weight=600),
+        svg.text(LEFT, 20, f"{front.job}: {device}", anchor="start", weight=600),
         _axes((low, high), (bottom, top), x, y, f"error, % of rows, {words}"),
         [_budget(x(value), value) for value in shown],
         [_mark(p, x(t), y(e)) for p, t, e in zip(points, times, errors, strict=True)],
         _legend([f for f in COLOURS if any(p.family == f for p in points)]),
     ]
-    return tag(
-        "svg",
-        tag("title", f"{front.job}: front on {device}"),
-        tag("rect", width=WIDTH, height=HEIGHT, fill="#ffffff"),
-        parts,
-        xmlns="http://www.w3.org/2000/svg",
-        viewBox=f"0 0 {WIDTH} {HEIGHT}",
-        width=WIDTH,
-        height=HEIGHT,
-        font_family="system-ui, sans-serif",
-        font_size=12,
-        role="img",
-    )
+    return svg.image(f"{front.job}: front on {device}", WIDTH, HEIGHT, parts)
 
 
 def _axes(
@@ -92,15 +81,15 @@ def _axes(
 ) -> list[Any]:
     out: list[Any] = []
     for tick in _log_ticks(*times):
-        out.append(_line(x(tick), x(tick), TOP, HEIGHT - BOTTOM, "#e2dfd8"))
-        out.append(_text(x(tick), HEIGHT - BOTTOM + 16, quantity("_s", tick)))
+        out.append(svg.line(x(tick), x(tick), TOP, HEIGHT - BOTTOM))
+        out.append(svg.text(x(tick), HEIGHT - BOTTOM + 16, quantity("_s", tick)))
     step = _step(errors[1] - errors[0])
     for k in range(math.ceil(errors[0] / step), math.floor(errors[1] / step) + 1):
-        out.append(_line(LEFT, WIDTH - RIGHT, y(k * step), y(k * step), "#e2dfd8"))
-        out.append(_text(LEFT - 6, y(k * step) + 4, f"{100 * k * step:.4g}", anchor="end"))
-    out.append(_line(LEFT, WIDTH - RIGHT, HEIGHT - BOTTOM, HEIGHT - BOTTOM, "#1d2024"))
-    out.append(_text((LEFT + WIDTH) / 2, HEIGHT - BOTTOM + 34, "predicted mean latency"))
-    out.append(_text(LEFT, TOP - 3, label, anchor="start"))
+        out.append(svg.line(LEFT, WIDTH - RIGHT, y(k * step), y(k * step)))
+        out.append(svg.text(LEFT - 6, y(k * step) + 4, f"{100 * k * step:.4g}", anchor="end"))
+    out.append(svg.line(LEFT, WIDTH - RIGHT, HEIGHT - BOTTOM, HEIGHT - BOTTOM, svg.INK))
+    out.append(svg.text((LEFT + WIDTH) / 2, HEIGHT - BOTTOM + 34, "predicted mean latency"))
+    out.append(svg.text(LEFT, TOP - 3, label, anchor="start"))
     return out
 
 
@@ -132,8 +121,8 @@ def _budget(x: float, value: float) -> list[Html]:
     right = x > WIDTH / 2
     place = x - 5 if right else x + 5
     return [
-        _line(x, x, TOP, HEIGHT - BOTTOM, "#b3261e"),
-        _text(
+        svg.line(x, x, TOP, HEIGHT - BOTTOM, "#b3261e"),
+        svg.text(
             place, TOP + 12, f"budget {quantity('_s', value)}", anchor="end" if right else "start"
         ),
     ]
@@ -144,26 +133,7 @@ def _legend(families: Sequence[str]) -> list[Html]:
     x = float(LEFT)
     for family in families:
         out.append(tag("circle", cx=x + 5, cy=HEIGHT - 32, r=4, fill=COLOURS[family]))
-        out.append(_text(x + 13, HEIGHT - 28, family, anchor="start"))
+        out.append(svg.text(x + 13, HEIGHT - 28, family, anchor="start"))
         x += 24 + 6.4 * len(family)
     words = "hollow: dominated after confirmation; ringed: named for an allowed loss"
-    return [*out, _text(LEFT, HEIGHT - 10, words, anchor="start")]
-
-
-def _line(x1: float, x2: float, y1: float, y2: float, colour: str) -> Html:
-    places = {"x1": x1, "x2": x2, "y1": y1, "y2": y2}
-    return tag("line", stroke=colour, **{key: f"{value:.1f}" for key, value in places.items()})
-
-
-def _text(
-    x: float, y: float, text: str, *, anchor: str = "middle", weight: int | None = None
-) -> Html:
-    return tag(
-        "text",
-        text,
-        x=f"{x:.1f}",
-        y=f"{y:.1f}",
-        text_anchor=anchor,
-        fill="#1d2024",
-        font_weight=weight,
-    )
+    return [*out, svg.text(LEFT, HEIGHT - 10, words, anchor="start")]

@@ -12,7 +12,8 @@ draw around its mean.
 - second = random: the second expert is kept with probability min(1, 2 g2) (Lepikhin et al. 2020,
   "GShard"), see `kept_second`.
 - k groups of one choice each (Yang et al. 2021, "M6-T"): `groups`.
-- hash: popularity is what tokens fall into a bucket (Roller et al. 2021, "Hash Layers").
+- hash: popularity is what tokens fall into a bucket of the router's (Roller et al. 2021, "Hash
+  Layers").
 - expert choice: every expert takes T c / E tokens (Zhou et al. 2022, "Mixture-of-Experts with
   Expert Choice Routing"); `choices_per_token` says how unevenly.
 - balanced assignment: T / E tokens for every expert (Lewis et al. 2021, "BASE Layers"); at test
@@ -187,21 +188,6 @@ def hash_popularity(frequency: F64, bucket: I64, num_experts: int) -> F64:
     """
     share: F64 = np.bincount(bucket, weights=frequency, minlength=num_experts) / frequency.sum()
     return share
-
-
-def random_buckets(vocabulary: int, num_experts: int, salt: int) -> I64:
-    """Expert of each entry of the vocabulary by chance [V]; `salt` chooses the hash."""
-    return np.random.default_rng(salt).integers(0, num_experts, vocabulary)
-
-
-def balanced_buckets(frequency: F64, num_experts: int) -> I64:
-    """Expert of each entry [V]: the most frequent first, each into the emptiest bucket."""
-    out = np.zeros(frequency.size, dtype=np.int64)
-    load = np.zeros(num_experts)
-    for entry in np.argsort(-frequency, kind="stable"):
-        out[entry] = load.argmin()
-        load[out[entry]] += frequency[entry]
-    return out
 
 
 def zipf(vocabulary: int, exponent: float = 1.0) -> F64:

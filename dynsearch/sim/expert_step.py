@@ -1,9 +1,8 @@
-"""What loads of experts cost: slots, dropped tokens, rows that run, ranks, time of a layer.
+"""What loads of experts cost: tokens that find a slot, dropped ones, time of a layer.
 
-Capacity is C = ceil(f k T / E) slots for each expert; tokens beyond it pass by on the residual
-(Lepikhin et al. 2020, "GShard"; Fedus, Zoph and Shazeer 2022, "Switch Transformers"). A padded
-kernel runs all slots; grouped and block-sparse kernels run every expert's rows rounded up to a
-tile (Gale, Narayanan, Young and Zaharia 2023, "MegaBlocks").
+Tokens beyond the capacity (`search_spaces.routers.base.capacity`) pass by on the residual
+(Lepikhin et al. 2020, "GShard"; Fedus, Zoph and Shazeer 2022, "Switch Transformers"); rows that
+run are those of `search_spaces.routers.kernels`.
 """
 
 from __future__ import annotations
@@ -13,12 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from search_spaces.errors import InputError
+from search_spaces.routers.kernels import device_sums
 
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
-
-KERNELS: tuple[str, ...] = ("padded", "grouped", "block_sparse", "dense_mask")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,14 +28,6 @@ class ExpertCost:
     layer_s: ArrayLike = 0.0  # once a layer and rank: router, shared experts, a common kernel
     exchange_row_s: ArrayLike = 0.0  # one row between ranks, there or back
     exchange_s: ArrayLike = 0.0  # start of an exchange; there are two a layer
-
-
-def capacity(
-    tokens: ArrayLike, num_experts: ArrayLike, top_k: ArrayLike, factor: ArrayLike
-) -> I64:
-    """Slots of each expert: ceil(factor * k * T / E), any shape."""
-    slots = np.asarray(factor) * np.asarray(top_k) * np.asarray(tokens) / np.asarray(num_experts)
-    return np.asarray(np.ceil(slots - 1e-9).astype(np.int64))
 
 
 def served(loads: NDArray[np.integer], slots: ArrayLike | None, *, reroute: bool = False) -> I64:
@@ -70,48 +59,6 @@ def dropped_share(loads: NDArray[np.integer], slots: ArrayLike, *, reroute: bool
     return np.asarray(lost / np.maximum(loads.sum(axis=-1), 1))
 
 
-def executed_rows(
-    rows: NDArray[np.integer],
-    kernel: str,
-    *,
-    slots: ArrayLike | None = None,
-    tile: int = 1,
-    tokens: ArrayLike | None = None,
-) -> I64:
-    """Rows that run for each expert [..., E].
-
-    Args:
-        rows: Tokens that each expert serves [..., E].
-        kernel: Of KERNELS. "padded" runs all slots, "grouped" and "block_sparse" whole tiles,
-            "dense_mask" every token in every expert.
-        slots: Capacity, for "padded".
-        tile: Rows of a tile or block.
-        tokens: T, for "dense_mask"; broadcasts against `rows`.
-
-    Raises:
-        InputError: an unknown kernel, or the number it needs is missing.
-    """
-    if kernel in ("grouped", "block_sparse"):
-        return -(-rows.astype(np.int64) // tile) * tile
-    whole = {"padded": slots, "dense_mask": tokens}.get(kernel)
-    if whole is None:
-        text = f"must be one of {', '.join(KERNELS)}; padded needs slots and dense_mask tokens"
-        raise InputError.one("arguments", "kernel", kernel, text)
-    return np.broadcast_to(whole, rows.shape).astype(np.int64)
-
-
-def even_placement(num_experts: int, ranks: int) -> I64:
-    """Rank of each expert [E]: neighbours together, as many on each rank as can be."""
-    return np.arange(num_experts) * ranks // num_experts
-
-
-def by_rank(values: NDArray[np.number], placement: I64) -> F64:
-    """Sums over the experts of each rank [..., R], from values of experts [..., E]."""
-    ranks = int(placement.max()) + 1
-    sums: F64 = values @ (placement[:, None] == np.arange(ranks)).astype(np.float64)
-    return sums
-
-
 def expert_s(rows: NDArray[np.integer], cost: ExpertCost) -> F64:
     """Seconds of each expert [..., E]: its weights or its arithmetic, whichever takes longer."""
     work = np.maximum(cost.weight_s, rows * np.asarray(cost.row_s)) + np.asarray(cost.launch_s)
@@ -130,16 +77,16 @@ def layer_s(
     1/R is its own and stays.
 
     Args:
-        rows: Rows that run for each expert [..., E], see `executed_rows`.
+        rows: Rows that run for each expert [..., E], see `routers.kernels.executed_rows`.
         cost: Of an expert.
         placement: Rank of each expert [E].
         sent: Tokens that travel for each expert [..., E]; None: `rows`.
     """
-    busy = by_rank(expert_s(rows, cost), placement) + np.asarray(cost.layer_s)
-    ranks = busy.shape[-1]
+    ranks = int(placement.max()) + 1
+    busy = device_sums(expert_s(rows, cost), placement, ranks) + np.asarray(cost.layer_s)
     if ranks == 1:
         return np.asarray(busy[..., 0])
-    arriving = by_rank(rows if sent is None else sent, placement) * (1 - 1 / ranks)
+    arriving = device_sums(rows if sent is None else sent, placement, ranks) * (1 - 1 / ranks)
     leaving = arriving.mean(axis=-1)  # what an even share of the tokens sends out
     most = np.maximum(arriving.max(axis=-1), leaving)
     exchange = 2 * (np.asarray(cost.exchange_s) + most * np.asarray(cost.exchange_row_s))

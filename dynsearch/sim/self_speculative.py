@@ -2,13 +2,7 @@
 
 A cycle drafts d tokens with the layers below an exit, each by the one before, then runs the rest
 of the network once over all of them; the answers are those of the whole network (Elhoushi et al.
-2024, "LayerSkip"). With acceptance rate a per drafted token, independent, a cycle yields
-
-    A = 1 + a + ... + a^d = (1 - a^(d + 1)) / (1 - a)
-
-tokens (Leviathan, Kalman and Matias 2023, "Fast Inference from Transformers via Speculative
-Decoding"). Rows of a batch that stay in step advance by the least of their yields; all B rows
-accept j tokens with probability a^(B j), so a^B takes the place of a.
+2024, "LayerSkip"). What a cycle yields is `search_spaces.activity.tokens_per_cycle`.
 """
 
 from __future__ import annotations
@@ -17,25 +11,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import brentq
 
+from search_spaces.activity import tokens_per_cycle
 from search_spaces.errors import InputError
 
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
-
-
-def tokens_per_cycle(acceptance: ArrayLike, drafted: ArrayLike, batch: ArrayLike = 1) -> F64:
-    """Mean tokens that a cycle adds to each row.
-
-    Args:
-        acceptance: Probability that the network agrees with a drafted token, 0..1, any shape.
-        drafted: Tokens drafted in a cycle d, broadcasts.
-        batch: Rows that advance in step, broadcasts.
-    """
-    rate = np.asarray(acceptance, np.float64) ** np.asarray(batch)
-    count = np.asarray(drafted, np.float64) + 1.0
-    safe = np.where(rate < 1.0, rate, 0.0)
-    mean: F64 = np.where(rate < 1.0, (1.0 - safe**count) / (1.0 - safe), count)
-    return mean
 
 
 def cycle_s(draft_s: ArrayLike, verify_s: ArrayLike, drafted: ArrayLike) -> F64:

@@ -1,9 +1,6 @@
 """Tokens that reach each layer of a skimming encoder, and those that a batch layout runs.
 
-- Counts fixed for each layer (Goyal et al. 2020, "PoWER-BERT"), `scheduled`; shares of a text's
-  own tokens are `search_spaces.candidate.tokens_per_layer`.
-- Mixture of depths: a share of the tokens goes through a layer, the rest around it, and all are
-  there again behind it (Raposo et al. 2024), `routed`.
+- Counts or shares fixed for each layer: `search_spaces.lowering.skimmed.stated_counts`.
 - Thresholds and learned gates (Kim et al. 2022, "Learned Token Pruning"; Guan et al. 2022,
   "Transkimmer") and gates of blocks (Guan et al. 2022, "Block-Skim"): `ShareLaw`, from a trace or
   from stated means.
@@ -18,17 +15,16 @@ from dataclasses import dataclass
 from typing import Self
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from scipy.special import betaincinv, ndtr, ndtri
 from scipy.stats import rankdata
 
-from search_spaces.errors import InputError
+from search_spaces.skims.layouts import executed
 
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
 Bool = NDArray[np.bool_]
 
-LAYOUTS: tuple[str, ...] = ("pad_to_max", "packed", "per_sequence")
 _CELLS = 512  # of ranks, for means over texts of one length
 
 
@@ -121,28 +117,6 @@ class ShareLaw:
         return (chance @ share)[index], (chance @ share**2)[index]
 
 
-def scheduled(lengths: NDArray[np.integer], counts: ArrayLike) -> I64:
-    """Tokens alive in each layer [N, L] where layer l keeps at most counts [L] of them."""
-    schedule = np.minimum.accumulate(np.asarray(counts, dtype=np.int64))
-    return np.asarray(np.minimum(lengths[:, None], schedule))
-
-
-def routed(lengths: NDArray[np.integer], rate: ArrayLike) -> I64:
-    """Tokens that go through each layer [N, L]: ceil(rate n) of all, 1 where none is left out.
-
-    Args:
-        lengths: [N].
-        rate: Share of a text's tokens that a layer takes [L].
-    """
-    counts: I64 = np.ceil(np.asarray(rate) * lengths[:, None] - 1e-9).astype(np.int64)
-    return counts
-
-
-def in_blocks(tokens: NDArray[np.integer], block: int) -> I64:
-    """Blocks that hold so many tokens, any shape; a block runs whole, `block` times as many."""
-    return -(-tokens.astype(np.int64) // block)
-
-
 def executed_tokens(
     tokens: NDArray[np.integer], batches: I64, layout: str, alive: Bool | None = None
 ) -> F64:
@@ -158,17 +132,12 @@ def executed_tokens(
     Raises:
         InputError: another layout.
     """
-    if layout not in LAYOUTS:
-        text = f"must be one of {', '.join(LAYOUTS)}"
-        raise InputError.one("arguments", "layout", layout, text)
     there = np.repeat((batches >= 0)[..., None], tokens.shape[1], axis=2)  # [M, B, L]
     if alive is not None:
         there &= alive[batches]
-    run = np.where(there, tokens[batches], 0).astype(np.float64)
-    if layout == "pad_to_max":
-        run = np.where(there, run.max(axis=1, keepdims=True), 0.0)
+    run = executed(layout, np.where(there, tokens[batches], 0).swapaxes(1, 2))  # [M, L]
     samples = np.maximum(there.sum(axis=(0, 1)), 1)
-    return np.stack([(run**power).sum(axis=(0, 1)) / samples for power in (1, 2)], axis=1)
+    return np.stack([part.sum(axis=0) / samples for part in (run.tokens, run.pairs)], axis=1)
 
 
 def expected_padded(law: F64, batch: int) -> F64:

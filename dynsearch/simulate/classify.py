@@ -22,7 +22,6 @@ from dynsearch.simulate.stage_costs import ROOM, StackCost, stack_cost
 from dynsearch.simulate.texts import (
     MAX_CLASSES,
     Texts,
-    Work,
     fixed_amounts,
     in_classes,
     skims_of,
@@ -31,6 +30,7 @@ from dynsearch.simulate.texts import (
     with_live_tokens,
 )
 from search_spaces.candidate import Candidate
+from search_spaces.lowering.skimmed import Work
 
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
@@ -215,7 +215,11 @@ def work_of(setting: Setting, lengths: I64) -> tuple[Work, tuple[str, ...]]:
     skims = skims_of(candidate, "encoder")
     fixed = all(fixed_amounts(s) for s in skims)
     drops = bool((recorded.ffn < lengths[:, None]).any())
-    same = np.array_equal(recorded.ffn, planned.ffn) if fixed else drops
+    planned_same = all(
+        np.array_equal(getattr(recorded, name), getattr(planned, name))
+        for name in ("entering", "ffn")
+    )
+    same = planned_same if fixed else drops
     kinds = kinds_of(candidate, "encoder", linked=setting.linked)
     routed = trace.expert_tokens.sum(axis=(0, 2)) > 0
     wanted = np.array([kind.experts is not None for kind in kinds])

@@ -16,12 +16,13 @@ from dynsearch.simulate.layers import LayerKind
 from dynsearch.simulate.ledger import Ledger, Prices
 from dynsearch.simulate.setting import Setting
 from dynsearch.simulate.stage_costs import grouped_calls, layer_values
-from dynsearch.simulate.texts import Work, expected_rates, skims_of
+from dynsearch.simulate.texts import expected_rates, skims_of
 from search_spaces.candidate import DTYPES, Candidate
 from search_spaces.exits import exit_criterion
 from search_spaces.lowering.exit_heads import lower_head, lower_state_check
 from search_spaces.lowering.expected import STATE_SCORES
 from search_spaces.lowering.language import lower_lm_head, lower_token_embedding
+from search_spaces.lowering.skimmed import Work
 from search_spaces.lowering.stacks import CallShapes, lower_skipped_kv
 from search_spaces.ops import OpTable
 from search_spaces.parts import Exits

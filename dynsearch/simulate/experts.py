@@ -1,6 +1,6 @@
 """Experts of one layer: what routers send where, and the rows that then run.
 
-Loads come from `sim.expert_load`, slots and rows from `sim.expert_step`. On several devices the
+Loads come from `sim.expert_load`, slots and rows from the routers. On several devices the
 slowest one counts: it holds its share of the experts, with as many more rows as chance gives it.
 """
 
@@ -14,26 +14,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dynsearch.sim.expert_load import (
-    balanced_buckets,
     draw_loads,
     draw_popularity,
     expected_touched,
     hash_popularity,
     inclusion,
-    random_buckets,
     zipf,
 )
-from dynsearch.sim.expert_step import (
-    by_rank,
-    capacity,
-    dropped_share,
-    even_placement,
-    executed_rows,
-)
+from dynsearch.sim.expert_step import dropped_share
 from search_spaces.backbone import Backbone
 from search_spaces.candidate import Candidate, stacks_of
 from search_spaces.folded import folded, shared_width
 from search_spaces.ops import KIND, OpTable
+from search_spaces.routers.base import capacity
+from search_spaces.routers.hash import balanced_table, hashed_expert
+from search_spaces.routers.kernels import device_sums, executed_rows, expert_devices
 
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
@@ -105,7 +100,6 @@ def plan_of(candidate: Candidate, stack: str, layer: int, *, linked: bool) -> Ex
     if k >= E and not shared and moe.origin == "split" and moe.expert_ffn_size is None:
         return None
     ranks = moe.expert_parallel if linked else 1
-    even = tuple(int(r) for r in even_placement(E, ranks)) if ranks > 1 else ()
     plan = ExpertPlan(
         num_experts=E,
         top_k=k,
@@ -118,7 +112,7 @@ def plan_of(candidate: Candidate, stack: str, layer: int, *, linked: bool) -> Ex
         tile=moe.tile,
         groups=moe.expert_groups,
         group_size=moe.routing_group_size,
-        placement=moe.placement if ranks > 1 and moe.placement else even,
+        placement=tuple(int(d) for d in expert_devices(moe, E)) if ranks > 1 else (),
         hash_kind=moe.hash_kind,
         hash_salt=moe.hash_salt,
         vocabulary=backbone.vocab_size,
@@ -143,13 +137,14 @@ def popularity(plan: ExpertPlan) -> F64:
     E = plan.num_experts
     if plan.popularity:
         return np.asarray(plan.popularity)
-    if plan.router != "hash" or plan.hash_kind == "balanced" or E == 1:
-        frequency = zipf(plan.vocabulary)
-        if plan.router == "hash" and E > 1:
-            return hash_popularity(frequency, balanced_buckets(frequency, E), E)
+    if plan.router != "hash" or E == 1:
         return np.full(E, 1.0 / E)
-    buckets = random_buckets(plan.vocabulary, E, plan.hash_salt)
-    return hash_popularity(zipf(plan.vocabulary), buckets, E)
+    frequency = zipf(plan.vocabulary)
+    if plan.hash_kind == "balanced":
+        return hash_popularity(frequency, balanced_table(frequency, E), E)
+    return hash_popularity(
+        frequency, hashed_expert(np.arange(plan.vocabulary), E, plan.hash_salt), E
+    )
 
 
 @cache
@@ -211,10 +206,10 @@ def with_loads(
     if whole:
         kernel = "dense_mask" if plan.kernel == "dense_mask" else "padded"
         places = None if limit is None else limit[at, None]
-        run = executed_rows(run, kernel, slots=places, tokens=tokens[at, None])
+        run = executed_rows(kernel, run, capacity=places, tokens=tokens[at, None])
         experts = np.full(rows.size, float(plan.num_experts))
-    elif plan.tile:
-        run = executed_rows(run, plan.kernel, tile=plan.tile)
+    elif plan.tile or plan.kernel == "block_sparse":
+        run = executed_rows(plan.kernel, run, tile=plan.tile)
     share = 1.0 / plan.ranks
     now = np.maximum(np.rint(run[:, 0] * most), 1.0)
     experts = np.maximum(experts * share, 1.0)
@@ -222,14 +217,17 @@ def with_loads(
     width = np.where(one_call, np.maximum(np.rint(experts), 1), each)
     times = np.where(one_call, 1.0, experts)
     grow = width / each
+    # whole rows of whole experts may come to a little less than all that is asked for
+    asked = 2.0 * tokens[at] * plan.top_k * table.k[rows] * table.n[rows] * _asked(plan)
+    asked = asked * (1.0 - dropped) * share / times
     changed = {
         "m": now.astype(np.int64),
         "batch": width.astype(np.int64),
         "count": times,
         "weight_bytes": table.weight_bytes[rows] * grow,
         "activation_bytes": table.activation_bytes[rows] * grow * now / m,
-        "executed_flops": table.executed_flops[rows] * grow * now / m,
-        "flops": table.flops[rows] * calls / times * (1.0 - dropped) * _asked(plan) * share,
+        "executed_flops": np.maximum(table.executed_flops[rows] * grow * now / m, asked),
+        "flops": asked,
     }
     columns = {name: getattr(table, name).copy() for name in changed}
     for name, values in changed.items():
@@ -278,7 +276,8 @@ def loads_of(
     if limit is not None and not even:
         lost = float(dropped_share(counts, int(limit[0]), reroute=plan.reroute).mean())
         counts = np.minimum(counts, int(limit[0]))
-    rank = by_rank(counts, np.asarray(plan.placement)) if plan.placement else counts[:, :0]
+    places = np.asarray(plan.placement, dtype=np.int64)
+    rank = device_sums(counts, places, plan.ranks) if plan.placement else counts[:, :0]
     most = (rank.max(axis=1) / np.maximum(rank.mean(axis=1), 1e-9)).mean() if rank.size else 1.0
     return Loads(
         share=popularity(plan),

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from dynsearch.errors import InputError
 from dynsearch.quality.trace import Trace
 from dynsearch.simulate.leaving import replayed
-from dynsearch.simulate.texts import Work
 from search_spaces.candidate import Candidate
+from search_spaces.lowering.skimmed import Work
 
 
 def fidelity(candidate: Candidate, trace: Trace, planned: Work, executed: Trace) -> dict[str, Any]:

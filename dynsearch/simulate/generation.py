@@ -89,7 +89,8 @@ def generate(setting: Setting) -> Outcome:
     latencies = _draw(setting, prompt, cost, leaving, asked, first[SECONDS], wait=wait)
     # the closed form of a pipeline is a bound where its stages differ
     pipelined = candidate.exits is not None and candidate.exits.kv_policy == "pipeline"
-    slowest = slowest_steps(cost, leaving, candidate.exits, asked, B)
+    mean_s = float(latencies.mean()) if pipelined else float(total[SECONDS])
+    slowest = slowest_steps(cost, leaving, candidate.exits, asked, B, wait=wait)
     longest = prompt.cost.table
     most = longest.embed[:, B - 1, -1] + longest.layer[:, :, B - 1, -1].sum(axis=1)
     outcome = gather(
@@ -97,7 +98,7 @@ def generate(setting: Setting) -> Outcome:
         leaving,
         prices=cost.prices,
         latencies=latencies,
-        mean_s=float(latencies.mean()) if pipelined else float(total[SECONDS]),
+        mean_s=mean_s,
         worst_s=float((most + first + slowest)[SECONDS]),
         energy_j=float(total[JOULES] / B),
         flops_ideal=float((read_alone + first_alone + alone)[IDEAL]),
@@ -106,7 +107,7 @@ def generate(setting: Setting) -> Outcome:
         experts=loads,
         new_tokens=setting.new_tokens,
     )
-    each = float(written[SECONDS]) / steps if steps else 0.0
+    each = (mean_s - float((read + first)[SECONDS])) / steps if steps else 0.0
     more = {"first_token_s": float((read + first)[SECONDS]), "per_token_s": each}
     if candidate.exits is not None and candidate.exits.kv_policy == "self_speculative":
         more["acceptance"] = asked.acceptance

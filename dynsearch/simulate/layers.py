@@ -9,19 +9,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dynsearch.simulate.experts import ExpertPlan, Loads, plan_of, touched, with_loads
-from dynsearch.simulate.texts import skims_of
+from dynsearch.simulate.texts import fixed_amounts, skims_of
 from search_spaces.backbone import Backbone
 from search_spaces.candidate import DTYPES, GRANULARITY, Candidate, stack_depth
 from search_spaces.lowering.encoder import LayerShapes, lower_layers
 from search_spaces.lowering.experts import lower_exchange
 from search_spaces.lowering.heads import lower_token_choice
 from search_spaces.lowering.rows import Rows
+from search_spaces.lowering.skimmed import chooses, ranks, scores
 from search_spaces.lowering.stacks import CallShapes, lower_skipped_kv, lower_stack
 from search_spaces.ops import OpTable
 
 I64 = NDArray[np.int64]
-
-_SCORED = ("learned", "router")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,8 +29,10 @@ class LayerKind:
 
     experts: ExpertPlan | None = None
     ranks: bool = False  # tokens are ranked by the attention that they receive
-    chooses: bool = False  # a learned router or gate decides about each token
+    chooses: bool = False  # a router, a gate or a learned score decides about each token
     scored: bool = False
+    known: bool = False  # how many it leaves is known beforehand
+    before: bool = False  # the layer
     returns: bool = False  # skipped tokens keep their places
     copies: bool = False  # they are attended to through a copy of their state
     lookup: int = 0  # n-grams whose stored states stand for the layer
@@ -76,7 +77,7 @@ def kinds_of(
     kinds = []
     for layer in range(depth):
         here = [s for s in skims if layer + 1 in s.layers]
-        learned = [s for s in here if s.mechanism in ("gate", "topk_router")]
+        learned = [s for s in here if chooses(s)]
         plan = plan_of(candidate, stack, layer, linked=linked)
         shares = (popularity or {}).get(layer, ())
         if plan is not None and len(shares) == plan.num_experts:
@@ -84,12 +85,11 @@ def kinds_of(
         kinds.append(
             LayerKind(
                 experts=plan,
-                ranks=any(
-                    s.skipped == "drop" and s.score not in _SCORED and s.mechanism != "lookup"
-                    for s in here
-                ),
+                ranks=any(ranks(s) for s in here),
                 chooses=bool(learned),
-                scored=any(s.score in _SCORED for s in learned),
+                scored=any(scores(s) for s in learned),
+                known=all(fixed_amounts(s) and s.skipped == "drop" for s in learned),
+                before=any(s.point == "before_layer" for s in learned),
                 returns=any(s.skipped != "drop" for s in learned),
                 copies=any(s.skipped == "copy_state" for s in here),
                 lookup=max((s.lookup_order or 0 for s in here), default=0),
@@ -143,16 +143,14 @@ def lower_kind(
                 layer=zero,
                 batch=rows.batch,
                 n=rows.alive,
-                kept=np.maximum(rows.asking, rows.ffn),
+                kept=_chosen(kind, rows),
                 dtype=dtype,
                 scored=kind.scored,
+                hidden=kind.gate_width,
                 restores=kind.returns,
+                known=kind.known,
             )
         )
-    if kind.gate_width:
-        inside = Rows(zero, dtype)
-        inside.matmul(rows.batch * rows.alive, own.hidden, kind.gate_width)
-        parts.append(inside.table())
     if kind.copies and stack == "decoder" and (rows.entering > rows.asking).any():
         left = replace(_calls(rows, dtype), queries=np.maximum(rows.entering - rows.asking, 1))
         parts.append(lower_skipped_kv(backbone, left))
@@ -161,6 +159,13 @@ def lower_kind(
         back.values("gather", rows.batch * rows.alive, own.hidden, moves=2, flops=0)
         parts.append(back.table())
     return OpTable.concat(parts)
+
+
+def _chosen(kind: LayerKind, rows: LayerRows) -> I64:
+    """Tokens that a choice lets through, of each sequence."""
+    if kind.returns:
+        return np.maximum(rows.asking, rows.ffn)
+    return rows.entering if kind.before else rows.ffn
 
 
 def _attention(

@@ -11,11 +11,12 @@ from dataclasses import replace
 import numpy as np
 
 from cost_models.memory import MATRIX_WIDTH, PLAIN_WIDTH, activation_values, peak_bytes
-from dynsearch.simulate.experts import ExpertPlan, plan_of
+from dynsearch.simulate.experts import plan_of
 from dynsearch.simulate.stage_costs import as_encoder
 from search_spaces import parameters
-from search_spaces.backbone import Backbone, Stack
+from search_spaces.backbone import Backbone
 from search_spaces.candidate import DTYPES, Candidate, stack, stack_depth
+from search_spaces.folded import layer_weights
 from search_spaces.lowering.exit_heads import STUDENT_WIDTH
 from search_spaces.lowering.recurrent import reader_values
 from search_spaces.validity import not_lowered
@@ -54,26 +55,15 @@ def weights(candidate: Candidate, num_classes: int) -> tuple[float, float]:
         kept = 1 if backbone.tied_layers else stack_depth(candidate, name)
         plain += parameters.stack_values(backbone, own)
         for layer in range(kept):
-            inside, outside = _layer(backbone, own, plan_of(candidate, name, layer, linked=True))
-            matrices, plain = matrices + inside, plain + outside
+            common, routed, outside = layer_weights(candidate, layer, name)
+            experts = plan_of(candidate, name, layer, linked=True)
+            matrices += common + routed / (1 if experts is None else experts.ranks)
+            plain += outside
     return matrices, plain + _heads(candidate, num_classes)
 
 
 def _only(backbone: Backbone) -> str:
     return "decoder" if backbone.type == "decoder" else "encoder"
-
-
-def _layer(backbone: Backbone, own: Stack, plan: ExpertPlan | None) -> tuple[float, float]:
-    dense = replace(backbone, num_experts=1, num_shared_experts=0)
-    matrices = parameters.matrix_values(dense, own)
-    plain = parameters.layer_values(dense, own) - matrices
-    if plan is None:
-        return float(matrices), float(plain)
-    one = parameters.ffn_values(backbone, own.hidden, plan.width)
-    shared = parameters.ffn_values(backbone, own.hidden, plan.shared_width)
-    matrices += plan.num_experts * one + (shared if plan.shared_width else 0)
-    matrices -= parameters.ffn_values(backbone, own.hidden, own.ffn)
-    return matrices / plan.ranks, float(plain + own.hidden * plan.num_experts)
 
 
 def _heads(candidate: Candidate, num_classes: int) -> float:

@@ -21,7 +21,7 @@ from dynsearch.simulate.setting import SAMPLES, Setting
 from dynsearch.simulate.stated import stated_parameters
 from dynsearch.simulate.subject import load_subject
 from dynsearch.simulate.traces import fitting_trace
-from search_spaces.codec import candidate_to_dict
+from search_spaces.codec import candidate_to_dict, in_words
 from search_spaces.validity import require_valid
 from search_spaces.workload import Workload
 
@@ -104,7 +104,7 @@ def simulate(
         outcome = with_arrivals(outcome, setting, arrival_rate)
     return {
         "subject": found.name,
-        "candidate": candidate_to_dict(candidate),
+        "candidate": in_words(candidate_to_dict(candidate)),
         "device": setting.device.name,
         "workload": {
             "batch": batch,

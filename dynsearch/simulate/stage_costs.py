@@ -18,7 +18,7 @@ from dynsearch.sim.stages import entering_share
 from dynsearch.simulate.experts import Loads
 from dynsearch.simulate.layers import LayerKind, LayerRows, lower_kind
 from dynsearch.simulate.ledger import QUANTITIES, SECONDS, Ledger, Prices
-from dynsearch.simulate.texts import Texts, Work, skims_of
+from dynsearch.simulate.texts import Texts, skims_of
 from search_spaces.backbone import Backbone
 from search_spaces.candidate import DTYPES, POOLING, Candidate, stack_depth
 from search_spaces.exits import exit_criterion
@@ -27,6 +27,7 @@ from search_spaces.lowering.expected import STATE_SCORES
 from search_spaces.lowering.heads import HEADS, lower_compaction, lower_embedding, lower_exit_check
 from search_spaces.lowering.language import lower_input, lower_token_embedding
 from search_spaces.lowering.rows import Rows
+from search_spaces.lowering.skimmed import Work
 from search_spaces.lowering.stacks import CallShapes, lower_cross_keys
 from search_spaces.ops import OpTable
 from search_spaces.parts import Exits

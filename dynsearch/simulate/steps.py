@@ -21,10 +21,11 @@ from dynsearch.sim.decode_steps import (
     simulate_pending,
     simulate_pipeline,
 )
-from dynsearch.sim.self_speculative import cycle_s, draw_generations, tokens_per_cycle
+from dynsearch.sim.self_speculative import cycle_s, draw_generations
 from dynsearch.simulate.decode_costs import StepCost
 from dynsearch.simulate.leaving import Leaving
 from dynsearch.simulate.ledger import QUANTITIES, SECONDS
+from search_spaces.activity import tokens_per_cycle
 from search_spaces.exits.position_schedule import budgets
 from search_spaces.parts import Exits
 
@@ -137,7 +138,7 @@ def simulated_steps(
         return times
     flat = where.reshape(-1, batch)
     if policy in ("recompute", "sync_parallel"):
-        deep = int(np.flatnonzero(on)[0]) + 1 if policy == "sync_parallel" else 0
+        deep = _first_deep(on, exits)
         found = simulate_pending(parts, flat, on, cap_of(exits), first_deep=deep)
     elif policy == "pipeline":
         stage, of_layer = _stages(parts, on, batch)
@@ -149,17 +150,59 @@ def simulated_steps(
 
 
 def slowest_steps(
-    cost: StepCost, leaving: Leaving, exits: Exits | None, steps: Steps, batch: int
+    cost: StepCost, leaving: Leaving, exits: Exits | None, steps: Steps, batch: int, *, wait: bool
 ) -> F64:
-    """Costs where no token leaves early and no draft is accepted [4]; arguments as above."""
+    """Costs where no token leaves early and no draft is accepted [4]; arguments as above.
+
+    Where that is not the slowest case, as tokens that left are made up for, the slowest one.
+    """
     if steps.count == 0:
         return np.zeros(QUANTITIES)
     if exits is not None and exits.kv_policy == "self_speculative":
         return _speculative(cost, exits, replace(steps, acceptance=0.0), batch)
     begin = cost.always[:, batch - 1] * steps.count
     checks = cost.parts.check[:, :, batch - 1] @ leaving.on
-    full: F64 = begin + (expected_full(cost.parts, batch) + checks) * steps.count
-    return full
+    full: F64 = (expected_full(cost.parts, batch) + checks) * steps.count
+    if exits is not None and leaving.on.any():
+        if exits.kv_policy in ("recompute", "sync_parallel"):
+            full = np.maximum(full, _made_up_for(cost.parts, leaving.on, exits, steps, batch))
+        elif exits.kv_policy == "copy_state" and not wait:
+            full = np.maximum(full, _copied(cost.parts, leaving.on, batch) * steps.count)
+    slowest: F64 = begin + full
+    return slowest
+
+
+def _made_up_for(
+    parts: DecodeCost, on: NDArray[np.bool_], exits: Exits, steps: Steps, batch: int
+) -> F64:
+    """Costs of the slowest rhythm of m tokens that leave and one that does not, m up to the cap.
+
+    The steps may begin with a pass over all that can wait.
+    """
+    cap, early = cap_of(exits), int(np.flatnonzero(on)[-1])
+    deep = _first_deep(on, exits)
+    each = []
+    for waiting in range(cap + 1):
+        where = np.full((waiting + 1, batch), early)
+        where[-1] = on.size - 1
+        each.append(simulate_pending(parts, where, on, cap, first_deep=deep))
+    rate = np.max([costs.mean(axis=1) for costs in each], axis=0)
+    once = np.max([costs[:, -1] for costs in each], axis=0) - each[0][:, -1]
+    most: F64 = rate * steps.count + once
+    return most
+
+
+def _copied(parts: DecodeCost, on: NDArray[np.bool_], batch: int) -> F64:
+    """Costs of a step of which each layer has as many rows left as make it slowest."""
+    full = parts.layer[..., :batch] + on[:, None] * parts.check[..., :batch]
+    full[..., :-1] += parts.keys[..., :batch][..., -2::-1]
+    slowest: F64 = full.max(axis=2).sum(axis=1) + parts.head[:, batch - 1]
+    return slowest
+
+
+def _first_deep(on: NDArray[np.bool_], exits: Exits) -> int:
+    """0-based layer at which waiting tokens start."""
+    return int(np.flatnonzero(on)[0]) + 1 if exits.kv_policy == "sync_parallel" else 0
 
 
 def schedule_reach(exits: Exits, depth: int, first: int, count: int) -> F64:

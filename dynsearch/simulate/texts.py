@@ -13,34 +13,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dynsearch.quality.trace import Trace
-from dynsearch.sim.skim_tokens import ShareLaw, in_blocks, routed, scheduled
+from dynsearch.sim.skim_tokens import ShareLaw
 from dynsearch.simulate.assumptions import Assumptions
-from search_spaces.candidate import Candidate, keep_counts, stack_depth, stacks_of
+from search_spaces.candidate import Candidate, stack_depth, stacks_of
+from search_spaces.lowering.skimmed import (
+    Work,
+    in_whole_blocks,
+    skimmed,
+    stated_counts,
+    whole,
+)
 from search_spaces.parts import Skim
 
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
 
 MAX_CLASSES = 48
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Work:
-    """Tokens of N texts (or classes of them) in L layers of one stack, each [N, L]."""
-
-    alive: I64  # before the layer
-    entering: I64  # have keys and values made
-    asking: I64  # attend
-    ffn: I64  # go through the feed-forward network
-
-    def take(self, rows: NDArray[np.generic]) -> Work:
-        """The texts at `rows`."""
-        return Work(
-            alive=self.alive[rows],
-            entering=self.entering[rows],
-            asking=self.asking[rows],
-            ffn=self.ffn[rows],
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,20 +59,18 @@ def text_work(
         assumptions: Rates where a skim states none, and how far texts differ.
     """
     depth = stack_depth(candidate, stack)
-    alive = np.repeat(lengths[:, None], depth, axis=1).astype(np.int64)
-    work = Work(alive=alive, entering=alive, asking=alive, ffn=alive)
+    work = whole(lengths, depth)
     for skim in skims_of(candidate, stack):
-        tokens = _skimmed(rng, skim, depth, lengths, assumptions)
-        work = _drop(work, skim, tokens) if skim.skipped == "drop" else _bypass(work, skim, tokens)
+        work = skimmed(work, skim, _counts(rng, skim, lengths, assumptions))
     return work
 
 
 def traced_work(trace: Trace, depth: int) -> Work:
-    """Work of the texts of a trace that drops tokens after the attention, or none."""
+    """Work of the texts of a trace that drops tokens, or none."""
     entering = trace.tokens_layer[:, :depth].astype(np.int64)
     ffn = trace.tokens_ffn[:, :depth].astype(np.int64)
-    asking = np.where(ffn < entering, ffn, entering)
-    return Work(alive=entering, entering=entering, asking=asking, ffn=ffn)
+    alive = np.concatenate([trace.lengths[:, None].astype(np.int64), ffn[:, :-1]], axis=1)
+    return Work(alive=alive, entering=entering, asking=np.minimum(ffn, entering), ffn=ffn)
 
 
 def with_live_tokens(work: Work, live: I64) -> Work:
@@ -143,30 +129,13 @@ def expected_rates(skim: Skim, assumptions: Assumptions) -> F64:
     return 1.0 - (1.0 - assumptions.keep) * np.arange(1, count + 1) / count
 
 
-def _skimmed(
-    rng: np.random.Generator,
-    skim: Skim,
-    depth: int,
-    lengths: I64,
-    assumptions: Assumptions,
-) -> dict[int, I64]:
-    """Tokens that go on [N] by 0-based layer of the skim below the depth."""
-    at = [(i, layer - 1) for i, layer in enumerate(skim.layers) if layer <= depth]
-    if skim.mechanism == "lookup":
-        return {layer: np.zeros_like(lengths) for _, layer in at}
-    if skim.keep_count:
-        counts = scheduled(lengths, skim.keep_count)
-        return {layer: counts[:, i] for i, layer in at}
+def _counts(rng: np.random.Generator, skim: Skim, lengths: I64, assumptions: Assumptions) -> I64:
+    """Tokens that go on at each layer of a skim [N, S]."""
+    if skim.keep_count or fixed_amounts(skim):
+        return stated_counts(skim, lengths)
     rates = expected_rates(skim, assumptions)
-    if fixed_amounts(skim) and skim.skipped == "drop":
-        counts = keep_counts(lengths[:, None], rates)
-    elif fixed_amounts(skim):
-        counts = routed(lengths, rates)
-    else:
-        counts = _drawn(rng, skim, rates, lengths, assumptions.spread)
-    if skim.block > 1:
-        counts = np.minimum(in_blocks(counts, skim.block) * skim.block, lengths[:, None])
-    return {layer: counts[:, i] for i, layer in at}
+    counts = _drawn(rng, skim, rates, lengths, assumptions.spread)
+    return in_whole_blocks(counts, lengths, skim.block)
 
 
 def _drawn(rng: np.random.Generator, skim: Skim, rates: F64, lengths: I64, spread: float) -> I64:
@@ -176,33 +145,3 @@ def _drawn(rng: np.random.Generator, skim: Skim, rates: F64, lengths: I64, sprea
         return law.draw(rng, lengths)
     each = [replace(law, mean=rates[i : i + 1], spread=law.spread[:1]) for i in range(rates.size)]
     return np.concatenate([one.draw(rng, lengths) for one in each], axis=1)
-
-
-def _drop(work: Work, skim: Skim, tokens: dict[int, I64]) -> Work:
-    """Dropped tokens are gone in all later layers, after the attention or before the layer."""
-    alive, entering, asking, ffn = (
-        x.copy() for x in (work.alive, work.entering, work.asking, work.ffn)
-    )
-    for layer in range(alive.shape[1]):
-        if layer not in tokens:
-            continue
-        left = np.minimum(tokens[layer], alive[:, layer])
-        first = layer if skim.point == "before_layer" else layer + 1
-        ffn[:, layer:] = np.minimum(ffn[:, layer:], left[:, None])
-        asking[:, layer:] = np.minimum(asking[:, layer:], left[:, None])
-        entering[:, first:] = np.minimum(entering[:, first:], left[:, None])
-        alive[:, layer + 1 :] = np.minimum(alive[:, layer + 1 :], left[:, None])
-    return Work(alive=alive, entering=entering, asking=asking, ffn=ffn)
-
-
-def _bypass(work: Work, skim: Skim, tokens: dict[int, I64]) -> Work:
-    """Skipped tokens pass by a layer, its attention or its feed-forward network."""
-    entering, asking, ffn = (x.copy() for x in (work.entering, work.asking, work.ffn))
-    for layer, through in tokens.items():
-        if skim.module != "ffn":
-            asking[:, layer] = np.minimum(asking[:, layer], through)
-            if skim.skipped != "copy_state":  # a copied state is still attended to
-                entering[:, layer] = np.minimum(entering[:, layer], through)
-        if skim.module != "attn":
-            ffn[:, layer] = np.minimum(ffn[:, layer], through)
-    return replace(work, entering=entering, asking=asking, ffn=ffn)

@@ -25,7 +25,24 @@ def fitting_trace(path: Path, candidate: Candidate, weights_hash: str | None = N
         InputError: unreadable, no trace, of other weights, or of another network; all is listed.
     """
     trace = load_trace(path, None)
-    header, problems = trace.header, []
+    if problems := misfits(trace, path, candidate, weights_hash):
+        raise InputError(problems)
+    return trace
+
+
+def misfits(
+    trace: Trace, path: Path, candidate: Candidate, weights_hash: str | None = None
+) -> list[Problem]:
+    """Why a network of the candidate's geometry and format cannot have left a trace.
+
+    Args:
+        trace: Of the file.
+        path: Of it, for messages.
+        candidate: Its exits, skims and experts may differ.
+        weights_hash: As `fitting_trace`.
+    """
+    header = trace.header
+    problems: list[Problem] = []
 
     def complain(key: str, value: object, message: str) -> None:
         problems.append(Problem(str(path), key, str(value), message))
@@ -51,6 +68,4 @@ def fitting_trace(path: Path, candidate: Candidate, weights_hash: str | None = N
             if key != "num_layers" and own.get(key) != mine[key]:
                 text = f"another model left this trace: the candidate's has {mine[key]}"
                 complain(f"outer.backbone.{key}", own.get(key), text)
-    if problems:
-        raise InputError(problems)
-    return trace
+    return problems

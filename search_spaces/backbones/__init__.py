@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from search_spaces.backbone import Backbone
-from search_spaces.errors import InputError
-from search_spaces.records import Reader, nearest, read_toml
+from search_spaces.records import Reader, read_toml, shipped_file, shipped_names
 
 _FOLDER = Path(__file__).parent
 _NAMES = [f.name for f in fields(Backbone)]
@@ -18,7 +17,7 @@ _KEYS = ("schema_version", "source", "num_parameters", "backbone")
 
 def list_backbones() -> list[str]:
     """Names of the shipped backbones, sorted."""
-    return sorted(path.stem for path in _FOLDER.glob("*.toml"))
+    return shipped_names(_FOLDER)
 
 
 def load_backbone(name_or_path: str | Path) -> Backbone:
@@ -28,17 +27,7 @@ def load_backbone(name_or_path: str | Path) -> Backbone:
         InputError: neither a shipped name nor a readable file, or the file has problems (all of
             them are listed).
     """
-    text = str(name_or_path)
-    path = Path(name_or_path)
-    if text in list_backbones():
-        path = _FOLDER / f"{text}.toml"
-    elif path.suffix != ".toml":
-        raise InputError.one(
-            "arguments",
-            "backbone",
-            text,
-            f"no backbone of this name{nearest(text, list_backbones())}; a path ends in .toml",
-        )
+    path = shipped_file(name_or_path, _FOLDER, "backbone")
     return read_backbone_file(read_toml(path), path)
 
 

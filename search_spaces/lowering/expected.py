@@ -8,7 +8,7 @@ not compacted away, they only make later layers rarer.
 Decoding that makes keys of skipped layers later ("recompute", "sync_parallel") runs a layer once
 for all tokens that wait there: with a share a of tokens that go on by themselves and at most c
 that wait, once in 1 + (1 - a) + ... + (1 - a)^c tokens. Self-speculation drafts d tokens by the
-layers below the exit and yields A = 1 + a + ... + a^d of them a cycle (`dynsearch.sim`).
+layers below the exit and yields `tokens_per_cycle` of them a cycle.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from search_spaces.activity import Assumed
+from search_spaces.activity import Assumed, tokens_per_cycle
 from search_spaces.candidate import DTYPES, Candidate, stack_depth, stacks_of
 from search_spaces.exits import exit_criterion
 from search_spaces.lowering.decoder import times
@@ -162,8 +162,7 @@ def _in_step(call: _Call, plan: LayerPlan) -> LayerPlan:
 def _cycle_tokens(call: _Call) -> float:
     exits = call.candidate.exits
     assert exits is not None
-    rate = call.assumed.acceptance or 0.0
-    return float(sum(rate**j for j in range((exits.draft_tokens or 1) + 1)))
+    return float(tokens_per_cycle(call.assumed.acceptance or 0.0, exits.draft_tokens or 1))
 
 
 def _embedding(call: _Call) -> OpTable:

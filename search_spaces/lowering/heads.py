@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 from numpy.typing import ArrayLike
 
@@ -127,6 +125,7 @@ def lower_token_choice(
     scored: bool = True,
     hidden: int = 0,
     restores: bool = False,
+    known: bool = False,
 ) -> OpTable:
     """Tokens chosen by a learned router: scores, top-k, the kept ones side by side.
 
@@ -145,22 +144,24 @@ def lower_token_choice(
         scored: Whether a router scores tokens; False: a score is there (attention received).
         hidden: Units of the router's hidden layer; 0: it has none.
         restores: Whether the answers return to their places among the skipped tokens.
+        known: Whether it is known beforehand how many stay: where all do, nothing is asked.
 
     Returns:
         Table whose `candidate` is the row r.
     """
     layers, b, tokens, stay, types = broadcast(layer, batch, n, kept, dtype)
     rows, h = Rows(layers, types), backbone.stacks()[-1].hidden
-    asks = np.full_like(b, scored, dtype=bool)
+    there = (stay < tokens) | (not known)
+    asks = there & scored
     if hidden:
         rows.matmul(b * tokens, h, hidden, where=asks)
         rows.values("elementwise", b * tokens, hidden, moves=2, flops=FLOPS_GELU, where=asks)
     rows.matmul(b * tokens, hidden or h, 1, where=asks)
     rows.values("elementwise", b * tokens, 1, moves=2, flops=FLOPS_TANH, where=asks)
-    rows.values("reduce", b, tokens, moves=2, flops=FLOPS_SOFTMAX)  # top-k
-    rows.values("gather", b * stay, h, moves=2, flops=0)
+    rows.values("reduce", b, tokens, moves=2, flops=FLOPS_SOFTMAX, where=there)  # top-k
+    rows.values("gather", b * stay, h, moves=2, flops=0, where=there)
     if restores:
-        rows.values("gather", b * stay, h, moves=3, flops=2)
+        rows.values("gather", b * stay, h, moves=3, flops=2, where=there)
     return rows.table()
 
 
@@ -185,17 +186,16 @@ def lower_entry(
         InputError: the backbone is not an encoder.
     """
     batches, tokens, stay, dtypes = broadcast(batch, n, kept, dtype)
-    few = np.flatnonzero(stay < tokens)
     choice = lower_token_choice(
         backbone,
         layer=0,
-        batch=batches[few],
-        n=tokens[few],
-        kept=stay[few],
-        dtype=dtypes[few],
+        batch=batches,
+        n=tokens,
+        kept=stay,
+        dtype=dtypes,
         hidden=SCORER_WIDTH,
+        known=True,
     )
-    choice = replace(choice, candidate=few[choice.candidate])
     return OpTable.concat(
         [lower_embedding(backbone, batch=batches, n=tokens, dtype=dtypes), choice]
     )

@@ -1,21 +1,21 @@
 """Tokens of one sequence through each layer of a candidate, in expectation under stated shares.
 
-A skim sets who enters: where tokens are dropped they are gone from there on, where they pass by
-they miss one layer (or its attention, or its feed-forward network). An exit of samples sets how
+A skim sets who enters (`skimmed`). An exit of samples sets how
 often a layer is run, an exit of single tokens sets how many of them go through it; those that left
 are still attended to by the others.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from search_spaces.activity import Assumed
-from search_spaces.candidate import Candidate, Skim, keep_counts, stack_depth, stacks_of
+from search_spaces.candidate import Candidate, Skim, stack_depth, stacks_of
 from search_spaces.errors import InputError
+from search_spaces.lowering.skimmed import Work, chooses, ranks, skimmed, stated_counts, whole
 
 F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
@@ -28,8 +28,9 @@ class LayerPlan:
 
     reach: F64  # executions of the layer
     alive: F64  # of them and of those that a gate sends past it
+    entering: I64  # tokens that have keys and values made
     queries: I64  # tokens that its attention answers; 0: the layer does not run
-    only_keys: I64  # tokens that have keys and values but ask nothing: they left earlier
+    only_keys: I64  # of those that enter, who ask nothing: they left or passed by
     ffn: I64  # tokens that enter its feed-forward network
     ranks: Bool  # attention received decides who goes on
     gated: I64  # tokens that a learned gate scores, or whose state is looked up; 0: none
@@ -49,19 +50,17 @@ def plan_layers(
         step: A decoding step: shares of tokens are then how often a layer is run.
     """
     depth = stack_depth(candidate, stack)
-    plan = LayerPlan(
-        reach=np.ones(depth),
-        alive=np.ones(depth),
-        queries=np.full(depth, tokens),
-        only_keys=np.zeros(depth, dtype=np.int64),
-        ffn=np.full(depth, tokens),
-        ranks=np.zeros(depth, dtype=bool),
-        gated=np.zeros(depth, dtype=np.int64),
-        owed=np.zeros(depth),
-    )
+    work, plan = whole(np.array([tokens]), depth), _empty(depth)
     for skim in candidate.skim:
         if stack in stacks_of(candidate.backbone, skim.stack, default="encoder"):
-            _skim(plan, skim, tokens, step)
+            work = _skim(plan, skim, work, step)
+    plan = replace(
+        plan,
+        entering=work.entering[0],
+        queries=work.asking[0].copy(),
+        only_keys=np.where(plan.ranks, 0, work.entering[0] - work.asking[0]),
+        ffn=work.ffn[0].copy(),
+    )
     exits = candidate.exits
     if exits is not None and stack in stacks_of(
         candidate.backbone, exits.stack, default="decoder"
@@ -90,42 +89,36 @@ def leaving(candidate: Candidate, assumed: Assumed) -> F64:
     return np.asarray(assumed.exit_share, dtype=np.float64)
 
 
-def _skim(plan: LayerPlan, skim: Skim, tokens: int, step: bool) -> None:
+def _empty(depth: int) -> LayerPlan:
+    zero = np.zeros(depth, dtype=np.int64)
+    return LayerPlan(
+        reach=np.ones(depth),
+        alive=np.ones(depth),
+        entering=zero,
+        queries=zero,
+        only_keys=zero,
+        ffn=zero,
+        ranks=np.zeros(depth, dtype=bool),
+        gated=zero.copy(),
+        owed=np.zeros(depth),
+    )
+
+
+def _skim(plan: LayerPlan, skim: Skim, work: Work, step: bool) -> Work:
+    """Work under one more skim; notes who decides, and while decoding how often a layer runs."""
+    depth = plan.reach.size
+    if not step or skim.mechanism == "lookup":
+        work = skimmed(work, skim, stated_counts(skim, work.alive[:, 0]))
     for i, layer in enumerate(skim.layers):
         at = layer - 1
-        entering = int(plan.queries[at])
-        learned = skim.mechanism in ("gate", "topk_router") or skim.score in ("learned", "router")
-        if learned or skim.mechanism == "lookup":
-            plan.gated[at] = entering
-        if skim.mechanism == "lookup":
-            plan.queries[at] = plan.ffn[at] = 0
+        if at >= depth:
             continue
-        if step:
-            plan.reach[at] *= skim.keep_rate[i] if skim.keep_rate else 1.0
-            continue
-        kept = _kept(skim, i, tokens, entering)
-        if skim.skipped == "drop":
-            after = skim.point == "after_attn"
-            plan.ranks[at] = after and not learned
-            plan.queries[at if not after else at + 1 :] = kept
-            plan.ffn[at:] = kept
-        else:
-            if skim.module != "ffn":
-                plan.queries[at] = kept
-            if skim.module != "attn":
-                plan.ffn[at] = kept
-
-
-def _kept(skim: Skim, i: int, tokens: int, entering: int) -> int:
-    if skim.keep_count:
-        count = skim.keep_count[i]
-    elif not skim.keep_rate:
-        return entering
-    elif skim.skipped == "drop":
-        count = int(keep_counts(np.asarray(tokens), np.asarray(skim.keep_rate[i])))
-    else:
-        count = int(np.ceil(skim.keep_rate[i] * tokens - 1e-9))
-    return min(-(-count // skim.block) * skim.block, entering)
+        if chooses(skim) or skim.mechanism == "lookup":
+            plan.gated[at] = work.alive[0, at]
+        if step and skim.keep_rate:
+            plan.reach[at] *= skim.keep_rate[i]
+        plan.ranks[at] |= ranks(skim) and skim.point == "after_attn" and not step
+    return work
 
 
 def _leave(
@@ -144,7 +137,7 @@ def _leave(
         plan.alive[:] = alive
     elif stack == "encoder":
         live = np.ceil(plan.queries * alive - 1e-9).astype(np.int64)
-        plan.only_keys[:] = plan.queries - live
+        plan.only_keys[:] += plan.queries - live
         plan.queries[:] = live
         plan.ffn[:] = np.minimum(plan.ffn, live)
     if step and exits.kv_policy == "copy_state":

@@ -20,7 +20,8 @@ from search_spaces.lowering.encoder import LayerShapes, lower_layers
 from search_spaces.lowering.experts import add_experts
 from search_spaces.lowering.heads import lower_token_choice
 from search_spaces.lowering.plan import LayerPlan
-from search_spaces.lowering.rows import FLOPS_GELU, FLOPS_NORM, Rows
+from search_spaces.lowering.rows import FLOPS_NORM, Rows
+from search_spaces.lowering.skimmed import scores
 from search_spaces.lowering.stacks import (
     FLOPS_ROTATE,
     CallShapes,
@@ -86,10 +87,10 @@ def _ranked(candidate: Candidate, plan: LayerPlan, at: I64, batch: int) -> OpTab
     one = np.ones_like(at)
     shapes = LayerShapes(
         layer=at,
-        n_in=plan.queries[at],
+        n_in=plan.entering[at],
         n_ffn=plan.ffn[at],
         batch=one * batch,
-        drops=plan.ffn[at] < plan.queries[at],
+        drops=plan.ffn[at] < plan.entering[at],
         num_experts=one,
         top_k=one,
         granularity=one,
@@ -204,8 +205,12 @@ def _gates(candidate: Candidate, plan: LayerPlan, batch: int) -> list[OpTable]:
             rows.values("gather", moved * (skim.lookup_order or 1), h, moves=2, flops=1)
             parts.append(rows.table())
         elif at.size:
-            kept = plan.ffn[at] if skim.module == "ffn" else plan.queries[at]
             passes = skim.skipped != "drop"
+            kept = plan.ffn[at]
+            if passes and skim.module != "ffn":
+                kept = plan.queries[at]
+            elif not passes and skim.point == "before_layer":
+                kept = plan.entering[at]
             parts.append(
                 lower_token_choice(
                     candidate.backbone,
@@ -214,15 +219,12 @@ def _gates(candidate: Candidate, plan: LayerPlan, batch: int) -> list[OpTable]:
                     n=plan.gated[at],
                     kept=np.minimum(kept, plan.gated[at]),
                     dtype=dtype,
+                    scored=scores(skim),
+                    hidden=skim.gate_width,
                     restores=passes,
+                    known=skim.mechanism == "fixed_schedule" and not passes,
                 )
             )
-            if skim.gate_width:
-                rows = Rows(at, dtype)
-                rows.matmul(batch * plan.gated[at], h, skim.gate_width)
-                values = batch * plan.gated[at]
-                rows.values("elementwise", values, skim.gate_width, moves=2, flops=FLOPS_GELU)
-                parts.append(rows.table())
     return [times(replace(part, candidate=part.layer), plan.alive) for part in parts]
 
 

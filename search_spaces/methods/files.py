@@ -27,7 +27,15 @@ from search_spaces.methods.records import (
     Method,
     Paper,
 )
-from search_spaces.records import SCHEMA_VERSION, Reader, kinds_of, nearest, read_toml
+from search_spaces.records import (
+    SCHEMA_VERSION,
+    Reader,
+    kinds_of,
+    nearest,
+    read_toml,
+    shipped_file,
+    shipped_names,
+)
 from search_spaces.validity import check
 
 _FOLDER = Path(__file__).parent
@@ -44,7 +52,7 @@ _NAMED: dict[str, tuple[str, ...]] = {
 
 def list_methods() -> list[str]:
     """Names of the shipped methods, sorted."""
-    return sorted(path.stem for path in _FOLDER.glob("*.toml"))
+    return shipped_names(_FOLDER)
 
 
 def load_method(name_or_path: str | Path) -> Method:
@@ -54,16 +62,7 @@ def load_method(name_or_path: str | Path) -> Method:
         InputError: neither a shipped name nor a readable file, or the file has problems (all of
             them are listed).
     """
-    text, path = str(name_or_path), Path(name_or_path)
-    if text in list_methods():
-        path = _FOLDER / f"{text}.toml"
-    elif path.suffix != ".toml":
-        raise InputError.one(
-            "arguments",
-            "method",
-            text,
-            f"no method of this name{nearest(text, list_methods())}; a path ends in .toml",
-        )
+    path = shipped_file(name_or_path, _FOLDER, "method")
     return read_method_file(read_toml(path), path)
 
 

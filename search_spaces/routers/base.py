@@ -6,13 +6,12 @@ many draws, layers or candidates go through at once. Padding is never routed: le
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from search_spaces.parts import Experts
 
@@ -132,9 +131,12 @@ def routing_of(moe: Experts, layer: int, scores: NDArray[Any], **more: Any) -> R
     )
 
 
-def capacity(tokens: int, num_experts: int, top_k: int, factor: float) -> int:
-    """Slots of one expert, C = ceil(cf k T / E) (GShard, Switch)."""
-    return math.ceil(factor * top_k * tokens / num_experts - 1e-9)
+def capacity(
+    tokens: ArrayLike, num_experts: ArrayLike, top_k: ArrayLike, factor: ArrayLike
+) -> I64:
+    """Slots of each expert, C = ceil(cf k T / E) (GShard, Switch), any shape."""
+    slots = np.asarray(factor) * np.asarray(top_k) * np.asarray(tokens) / np.asarray(num_experts)
+    return np.asarray(np.ceil(slots - 1e-9).astype(np.int64))
 
 
 def limit(choices: I64, gates: F64, routing: Routing) -> Assignment:
@@ -211,11 +213,7 @@ def _slots(routing: Routing, T: int, size: int) -> I64 | None:
     if routing.capacity_factor is None:
         return None
     sizes = np.minimum(size, T - np.arange(T) // size * size)
-    one = {
-        int(n): capacity(int(n), routing.num_experts, routing.top_k, routing.capacity_factor)
-        for n in np.unique(sizes)
-    }
-    return np.array([one[int(n)] for n in sizes], dtype=np.int64)
+    return capacity(sizes, routing.num_experts, routing.top_k, routing.capacity_factor)
 
 
 def _with_refused(sent: Bool, choices: I64, need: I64) -> Bool:

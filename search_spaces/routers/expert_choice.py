@@ -33,7 +33,7 @@ def assign(routing: Routing) -> Assignment:
         sent=sent,
         kept=sent,
         gates=np.where(sent, affinity, 0.0),
-        capacity=capacity(min(size, T), E, routing.top_k, factor),
+        capacity=int(capacity(min(size, T), E, routing.top_k, factor)),
     )
 
 

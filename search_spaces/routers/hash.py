@@ -38,6 +38,13 @@ def hashed_ranking(ids: I64, num_experts: int, salt: int, table: I64 | None) -> 
     return np.argsort(order, axis=-1, kind="stable")
 
 
+def hashed_expert(ids: I64, num_experts: int, salt: int) -> I64:
+    """The first of `hashed_ranking` without a table [...]."""
+    pairs = ids[..., None] * num_experts + np.arange(num_experts)
+    first: I64 = hash_words(pairs, salt).astype(np.float64).argmin(axis=-1)
+    return first
+
+
 def even_gates(shape: tuple[int, ...], top_k: int) -> F64:
     """1 / k for every expert: nothing tells them apart."""
     return np.full(shape, 1.0 / top_k)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from search_spaces.errors import InputError
 from search_spaces.parts import Experts
@@ -21,8 +21,8 @@ def executed_rows(
     kernel: str,
     loads: NDArray[Any],
     *,
-    tokens: int,
-    capacity: int | None = None,
+    tokens: ArrayLike | None = None,
+    capacity: ArrayLike | None = None,
     tile: int | None = None,
 ) -> I64:
     """Rows that each expert's matrices are multiplied with, padding included.
@@ -34,37 +34,42 @@ def executed_rows(
     Args:
         kernel: Name in `KERNELS`.
         loads: Tokens of each expert [..., E].
-        tokens: T of the step.
-        capacity: Slots per expert, for the padded kernel.
+        tokens: T of the step, for the masked kernel; broadcasts against `loads`.
+        capacity: Slots per expert, for the padded kernel; broadcasts against `loads`.
         tile: Rows of a tile; None: 1 where grouped, 128 where block-sparse.
 
     Raises:
-        InputError: unknown kernel, or a padded one without a capacity.
+        InputError: unknown kernel, a padded one without a capacity or a masked one without tokens.
     """
     counts = np.asarray(loads, dtype=np.int64)
-    if kernel == "dense_mask":
-        return np.full(counts.shape, tokens, dtype=np.int64)
-    if kernel == "padded":
-        if capacity is None:
-            text = "a padded kernel computes as many slots as the capacity: dropless has none"
-            raise InputError.one("arguments", "moe.capacity_factor", None, text)
-        return np.full(counts.shape, capacity, dtype=np.int64)
     if kernel not in KERNELS:
         text = f"unknown kernel{nearest(kernel, KERNELS)}"
         raise InputError.one("arguments", "moe.kernel", kernel, text)
+    if kernel in ("padded", "dense_mask"):
+        whole = capacity if kernel == "padded" else tokens
+        if whole is None:
+            key = "moe.capacity_factor" if kernel == "padded" else "tokens"
+            text = "padded runs as many rows as the capacity, dense_mask as many as tokens"
+            raise InputError.one("arguments", key, None, text)
+        return np.broadcast_to(whole, counts.shape).astype(np.int64)
     rows = tile or (BLOCK if kernel == "block_sparse" else 1)
     return -(-counts // rows) * rows
 
 
 def expert_devices(moe: Experts, num_experts: int) -> I64:
-    """Device of each expert [E], 0-based: the placement, or equal blocks in order."""
+    """Device of each expert [E], 0-based: the placement, or as many on each as can be."""
     if moe.placement:
         return np.asarray(moe.placement, dtype=np.int64)
-    return np.arange(num_experts, dtype=np.int64) * moe.expert_parallel // num_experts
+    return even_placement(num_experts, moe.expert_parallel)
 
 
-def device_loads(loads: NDArray[Any], devices: NDArray[Any], num_devices: int) -> I64:
-    """Sum over each device's experts [..., D] of loads (or rows) [..., E]."""
+def even_placement(num_experts: int, devices: int) -> I64:
+    """Device of each expert [E]: neighbours together, as many on each device as can be."""
+    return np.arange(num_experts, dtype=np.int64) * devices // num_experts
+
+
+def device_sums(values: NDArray[Any], devices: NDArray[Any], num_devices: int) -> NDArray[Any]:
+    """Sum over each device's experts [..., D] of loads, rows or seconds [..., E]."""
     own = np.asarray(devices)[:, None] == np.arange(num_devices)
-    summed: I64 = np.asarray(loads, dtype=np.int64) @ own.astype(np.int64)
+    summed: NDArray[Any] = np.asarray(values) @ own.astype(np.int64)
     return summed

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,8 @@ from dynsearch.cli import run
 from dynsearch.commands import methods as command
 from search_spaces.methods import list_methods
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "methods.md"
+README = Path(__file__).parents[2] / "README.md"
+DOCUMENT = README.parent / "docs" / "methods.md"
 KEYS = {"name", "family", "year", "evidence", "same_as", "checked"}
 
 
@@ -59,6 +61,26 @@ def test_the_document_is_what_the_presets_say(capsys: pytest.CaptureFixture[str]
     text = capsys.readouterr().out
     assert text == command.markdown()
     assert text == DOCUMENT.read_text(encoding="utf-8"), "run: dynsearch methods --markdown"
+
+
+def test_the_readme_s_table_is_what_the_presets_say() -> None:
+    text = README.read_text(encoding="utf-8")
+    assert text == command.with_block(text, README), "run: dynsearch methods --readme README.md"
+    block = text.partition(command.BEGIN)[2].partition(command.END)[0]
+    names = set(re.findall(r"`([a-z0-9-]+)`", block))
+    assert names == set(list_methods())
+
+
+def test_a_stale_table_is_written_anew_and_nothing_else_is_touched(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "README.md"
+    path.write_text(f"before\n{command.BEGIN}\nold\n{command.END}\nafter\n", encoding="utf-8")
+    assert run(["methods", "--readme", str(path)]) == 0
+    assert path.read_text(encoding="utf-8") == f"before\n{command.readme_block()}after\n"
+    path.write_text("no markers", encoding="utf-8")
+    assert run(["methods", "--readme", str(path)]) == 2
+    assert "must hold this line once" in capsys.readouterr().err
 
 
 def test_bars_in_cells_do_not_end_them() -> None:

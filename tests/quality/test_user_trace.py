@@ -9,6 +9,10 @@ import pytest
 from dynsearch.commands.trace import trace
 from dynsearch.errors import DynsearchError, InputError
 from dynsearch.quality.trace import load_trace
+from dynsearch.simulate.run import simulate
+from search_spaces.backbone import Backbone
+from search_spaces.candidate import Candidate, Exits
+from search_spaces.codec import to_toml
 
 # The documented hook: under 30 lines, here of a model that is surer the deeper it looks.
 HOOK = """
@@ -93,3 +97,63 @@ def test_a_fault_in_the_users_own_code_tells_the_rows(tmp_path: Path) -> None:
         trace(tmp_path / "broken.py", data, out=tmp_path / "own.npz")
     with pytest.raises(InputError, match="no such file"):
         trace(tmp_path / "none.py", data, out=tmp_path / "own.npz")
+
+
+# What docs/simulate.md shows, with a network of transformers as it comes from its library.
+TRANSFORMERS = """
+import torch
+from transformers import BertConfig, BertModel
+
+LABELS = ("negative", "positive")
+torch.manual_seed(0)
+words = ["[pad]", "[cls]", "good", "bad", "film", "plot"]
+config = BertConfig(vocab_size=6, hidden_size=32, num_hidden_layers=3, num_attention_heads=2,
+                    intermediate_size=64, max_position_embeddings=32)
+encoder = BertModel(config, add_pooling_layer=False).eval()
+heads = [torch.nn.Linear(32, 2) for _ in range(3)]
+
+def trace_batch(texts):
+    rows = [[1, *map(words.index, text.split())] for text in texts]
+    longest = max(map(len, rows))
+    ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows])
+    with torch.inference_mode():
+        hidden = encoder(ids, (ids > 0).long(), output_hidden_states=True).hidden_states
+        logits = [head(x[:, 0]) for head, x in zip(heads, hidden[1:])]
+        same = [torch.cosine_similarity(a[:, 0], b[:, 0]) for a, b in zip(hidden, hidden[1:])]
+    return {
+        "logits": torch.stack(logits, dim=1),
+        "lengths": (ids > 0).sum(dim=1),
+        "cosine_previous": torch.stack(same, dim=1),
+    }
+"""
+
+
+@pytest.mark.slow
+def test_a_network_of_transformers_is_traced_and_simulated_by_a_file_under_30_lines(
+    tmp_path: Path,
+) -> None:
+    assert len(TRANSFORMERS.strip().splitlines()) < 30
+    model, data = files(tmp_path, TRANSFORMERS, rows=40)
+    found = trace(model, data, out=tmp_path / "own.npz", batch=16)
+    assert (found["layers"], found["arrays"]) == (3, ["cosine_previous"])
+    net = Backbone(
+        name="own",
+        num_layers=3,
+        hidden_size=32,
+        num_heads=2,
+        ffn_size=64,
+        vocab_size=6,
+        max_len=32,
+    )
+    likeness = load_trace(tmp_path / "own.npz").aux["cosine_previous"][:, 0]
+    exits = Exits(
+        layers=(1,), criterion="state_similarity", thresholds=(float(np.median(likeness)),)
+    )
+    path = tmp_path / "candidate.toml"
+    path.write_text(to_toml(Candidate(backbone=net, depth=3, exits=exits)))
+    outcome = simulate(str(path), device="raspberry-pi-5", trace=tmp_path / "own.npz")
+    shares = {row["layer"]: row["share"] for row in outcome["exits"]}
+    assert shares[1] == pytest.approx((likeness >= np.median(likeness)).mean())
+    assert outcome["parameters"]["weights_hash"]["value"] == found["weights_hash"]
+    with pytest.raises(InputError, match="comes from another model than"):
+        simulate(str(path), device="raspberry-pi-5", trace=tmp_path / "own.npz", weights_hash="ab")

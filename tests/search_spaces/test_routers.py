@@ -8,15 +8,19 @@ from itertools import permutations
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 
 from dynsearch.conformance_tokens import check_router
 from search_spaces import Experts, InputError
 from search_spaces.routers import router, routers
 from search_spaces.routers.balanced_assignment import balanced
 from search_spaces.routers.base import Assignment, Router, Routing, capacity, routing_of
-from search_spaces.routers.hash import balanced_table
-from search_spaces.routers.kernels import device_loads, executed_rows, expert_devices
+from search_spaces.routers.hash import balanced_table, hashed_expert, hashed_ranking
+from search_spaces.routers.kernels import device_sums, executed_rows, expert_devices
 
+LOADS = arrays(np.int64, (3, 6), elements=st.integers(0, 40))
 RNG = np.random.default_rng(5)
 SCORES = RNG.normal(size=(2, 30, 4)) + np.array([1.0, 0.5, 0.0, 0.0])
 
@@ -226,7 +230,7 @@ def test_kernels_pad_as_they_do() -> None:
     for kernel, want in rows.items():
         assert executed_rows(kernel, loads, tokens=258, capacity=150).tolist() == want
     assert executed_rows("grouped", loads, tokens=258, tile=64).tolist() == [0, 64, 128, 192]
-    with pytest.raises(InputError, match="dropless has none"):
+    with pytest.raises(InputError, match="capacity_factor: padded runs"):
         executed_rows("padded", loads, tokens=258)
     with pytest.raises(InputError, match="did you mean grouped"):
         executed_rows("gruoped", loads, tokens=258)
@@ -237,10 +241,46 @@ def test_experts_are_spread_over_devices_in_blocks_or_as_placed() -> None:
     assert blocks.tolist() == [0, 0, 1, 1]
     placed = expert_devices(experts("hash", expert_parallel=2, placement=(0, 1, 1, 0)), 4)
     loads = np.array([[5, 1, 2, 0], [1, 1, 1, 1]])
-    assert device_loads(loads, blocks, 2).tolist() == [[6, 2], [2, 2]]
-    assert device_loads(loads, placed, 2).tolist() == [[5, 3], [2, 2]]
+    assert device_sums(loads, blocks, 2).tolist() == [[6, 2], [2, 2]]
+    assert device_sums(loads, placed, 2).tolist() == [[5, 3], [2, 2]]
 
 
 def test_an_unknown_router_is_answered_with_the_nearest() -> None:
     with pytest.raises(InputError, match="did you mean expert_choice"):
         router("expert_chioce")
+
+
+@settings(max_examples=25)
+@given(loads=LOADS, tile=st.integers(1, 16))
+def test_rows_are_rounded_up_to_tiles(loads: np.ndarray, tile: int) -> None:
+    rows = executed_rows("grouped", loads, tile=tile)
+    assert (rows % tile == 0).all()
+    assert ((rows >= loads) & (rows < loads + tile)).all()
+    assert (rows == executed_rows("block_sparse", loads, tile=tile)).all()
+
+
+@settings(max_examples=25)
+@given(loads=LOADS)
+def test_padded_and_masked_kernels_run_the_same_rows_whatever_the_load(loads: np.ndarray) -> None:
+    assert (executed_rows("padded", loads, capacity=7) == 7).all()
+    masked = executed_rows("dense_mask", loads, tokens=loads.sum(axis=1, keepdims=True))
+    assert (masked.sum(axis=1) == 6 * loads.sum(axis=1)).all()
+
+
+@pytest.mark.parametrize("kernel", ["padded", "dense_mask"])
+def test_a_kernel_without_its_number_is_refused(kernel: str) -> None:
+    with pytest.raises(InputError, match="padded runs as many rows as the capacity"):
+        executed_rows(kernel, np.ones((1, 2), dtype=int))
+
+
+def test_capacity_rounds_up_and_no_further() -> None:
+    assert capacity(64, 64, 1, [1.0, 1.25, 2.0]).tolist() == [1, 2, 2]
+    assert capacity(400, 8, 1, 1.1) == 55  # 1.1 * 400 / 8 is a little above 55 in binary
+    assert capacity(100, 8, 2, 1.0) == 25
+
+
+def test_the_first_expert_of_a_hash_heads_its_ranking() -> None:
+    ids = np.arange(500)
+    first = hashed_expert(ids, 7, salt=3)
+    assert (first == hashed_ranking(ids, 7, 3, None)[:, 0]).all()
+    assert np.bincount(first, minlength=7).min() > 40

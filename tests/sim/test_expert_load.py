@@ -6,7 +6,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dynsearch.sim.expert_load import (
-    balanced_buckets,
     choices_per_token,
     draw_loads,
     draw_popularity,
@@ -16,12 +15,13 @@ from dynsearch.sim.expert_load import (
     hash_popularity,
     inclusion,
     kept_second,
-    random_buckets,
     trace_loads,
     zipf,
 )
-from dynsearch.sim.expert_step import capacity, dropped_share
+from dynsearch.sim.expert_step import dropped_share
 from search_spaces.lowering.experts import expected_experts
+from search_spaces.routers.base import capacity
+from search_spaces.routers.hash import balanced_table, hashed_expert
 
 # Monte Carlo of 400 draws of a balanced router: (T, E), max / mean load, drops at 1.0 and 1.25
 BALANCED = [
@@ -141,7 +141,7 @@ def test_frequent_words_overload_random_buckets_more_than_balanced_ones() -> Non
     frequency = zipf(5_000)
     balanced, chance = (
         hash_popularity(frequency, bucket, 16)
-        for bucket in (balanced_buckets(frequency, 16), random_buckets(5_000, 16, salt=1))
+        for bucket in (balanced_table(frequency, 16), hashed_expert(np.arange(5_000), 16, salt=1))
     )
     assert balanced.sum() == pytest.approx(1)
     assert balanced.max() < chance.max()

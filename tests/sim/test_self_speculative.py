@@ -11,8 +11,8 @@ from dynsearch.sim.self_speculative import (
     draw_generations,
     draw_yields,
     shares_of_a_step,
-    tokens_per_cycle,
 )
+from search_spaces.activity import tokens_per_cycle
 from search_spaces.errors import InputError
 
 

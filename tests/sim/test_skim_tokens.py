@@ -5,17 +5,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dynsearch.sim.skim_tokens import (
-    LAYOUTS,
-    ShareLaw,
-    count_law,
-    executed_tokens,
-    expected_padded,
-    in_blocks,
-    routed,
-    scheduled,
-)
+from dynsearch.sim.skim_tokens import ShareLaw, count_law, executed_tokens, expected_padded
 from search_spaces.errors import InputError
+from search_spaces.vocabulary import LAYOUTS
 
 MEAN = np.array([1.0, 0.7, 0.4, 0.1])
 
@@ -65,13 +57,6 @@ def test_texts_that_all_keep_everything_are_fitted_without_spread() -> None:
     assert found.spread.tolist() == [0, 0]
 
 
-def test_schedules_and_routed_layers_take_what_they_say() -> None:
-    lengths = np.array([10, 3])
-    assert scheduled(lengths, [8, 4, 6]).tolist() == [[8, 4, 4], [3, 3, 3]]
-    assert routed(lengths, [1.0, 0.125]).tolist() == [[10, 2], [3, 1]]
-    assert in_blocks(np.array([32, 33]), 32).tolist() == [1, 2]
-
-
 @settings(max_examples=25)
 @given(seed=st.integers(0, 10_000), batch=st.integers(1, 5))
 def test_padding_runs_at_least_what_is_packed(seed: int, batch: int) -> None:
@@ -98,7 +83,7 @@ def test_samples_that_have_left_pad_no_one() -> None:
 
 @pytest.mark.parametrize("batch", [1, 2, 3])
 def test_the_largest_of_a_batch_is_expected_as_over_all_batches(batch: int) -> None:
-    tokens = np.random.default_rng(0).integers(0, 9, (6, 2))
+    tokens = np.random.default_rng(0).integers(1, 9, (6, 2))
     rows = np.stack(np.meshgrid(*[np.arange(6)] * batch, indexing="ij"), -1).reshape(-1, batch)
     got = expected_padded(count_law(tokens, 8), batch)
     np.testing.assert_allclose(got, executed_tokens(tokens, rows, "pad_to_max"))

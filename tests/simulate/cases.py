@@ -10,6 +10,7 @@ from dynsearch.simulate.setting import Setting
 from search_spaces.backbone import Backbone
 from search_spaces.backbones import load_backbone
 from search_spaces.candidate import Candidate, Exits, Experts, Skim
+from search_spaces.tokens import SCORER_WIDTH
 from search_spaces.workload import Workload
 
 PHONE, SERVER, BOARD = "qualcomm-snapdragon-8-gen3", "nvidia-h100-80g-sxm", "raspberry-pi-5"
@@ -67,6 +68,18 @@ def skims(count: int = 6, rate: float = 0.9, **changes: Any) -> tuple[Skim, ...]
     layers = tuple(range(1, count + 1))
     keep = tuple(rate**layer for layer in layers)
     return (Skim(layers=layers, keep_rate=keep, **changes),)
+
+
+def entry(rate: float) -> tuple[Skim, ...]:
+    """Tokens dropped before the first layer by a scorer, as the runnable network does."""
+    first = Skim(
+        layers=(1,),
+        keep_rate=(rate,),
+        score="learned",
+        point="before_layer",
+        gate_width=SCORER_WIDTH,
+    )
+    return (first,)
 
 
 def experts(E: int = 4, k: int = 1, **changes: Any) -> Experts:

@@ -5,11 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dynsearch.sim.expert_step import capacity
 from dynsearch.simulate.batches import Serving, in_closed_form, simulated
 from dynsearch.simulate.classify import classify, open_scene
 from dynsearch.simulate.leaving import confidence_thresholds
 from search_spaces.candidate import Exits, Skim
+from search_spaces.routers.base import capacity
 
 from .cases import BOARD, PHONE, encoder, experts, setting, skims
 

@@ -5,7 +5,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from dynsearch.sim.decode_steps import DecodeCost
+from dynsearch.simulate.decode_costs import StepCost
 from dynsearch.simulate.generation import generate
+from dynsearch.simulate.leaving import Leaving, exit_mask
+from dynsearch.simulate.ledger import IDEAL, QUANTITIES, SECONDS, Prices
+from dynsearch.simulate.steps import Steps, expected_steps, simulated_steps
 from search_spaces.backbones import load_backbone
 from search_spaces.candidate import Candidate, Exits, Skim
 
@@ -21,7 +26,7 @@ POLICIES = (
 )
 
 
-@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("policy", [p for p in POLICIES if p != "pipeline"])
 @pytest.mark.parametrize("batch", [1, 3])
 def test_simulated_generations_take_the_expected_time(policy: str, batch: int) -> None:
     found = generate(setting(decoder(policy), batch=batch, lengths=(32,), new_tokens=60))
@@ -31,6 +36,33 @@ def test_simulated_generations_take_the_expected_time(policy: str, batch: int) -
     assert found.latencies.max() <= found.worst_s * 1.001
     if policy != "recompute":  # batches force whole passes, after which less is made again
         assert found.flops_ideal <= found.flops_executed * 1.001
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_tokens_of_a_pipeline_wait_for_the_stages_up_to_their_exit_and_pay_for_all(
+    batch: int,
+) -> None:
+    """Two layers and 0.5 for a check or the head make three stages of 2.5, none of which waits."""
+    ones = np.ones((QUANTITIES, 6, batch))
+    cost = StepCost(
+        parts=DecodeCost(layer=ones, keys=0 * ones, check=0.5 * ones, head=0.5 * ones[:, 0]),
+        always=0.2 * ones[:, 0],
+        answer=0.5 * ones[:, 0],
+        prices=Prices(values=np.zeros((QUANTITIES, 0)), log_sd=0.0, origin="", warnings=()),
+    )
+    law, rng, count = np.array([0, 0.5, 0, 0.2, 0, 0.3]), np.random.default_rng(batch), 50
+    where = rng.choice(6, 20_000, p=law)
+    exits = decoder("pipeline").exits
+    on = exit_mask(exits, 6)
+    leaving = Leaving(where=where, law=law, on=on, accuracy=None, origin="")
+    steps = Steps(count=count, first=0, acceptance=0.0, sample=False)
+    below = np.cumsum([0.5, 0.2, 0.3]) ** batch  # no row of a step is deeper
+    stages = np.diff(below, prepend=0.0) @ [1, 2, 3]
+    mean = expected_steps(cost, leaving, exits, steps, batch, wait=True)
+    assert mean[SECONDS] == pytest.approx(count * (0.2 + 2.5 * stages))
+    assert mean[IDEAL] == pytest.approx(count * (0.2 + 6 + 2 * 0.5 + 0.5))
+    drawn = simulated_steps(rng, cost, leaving, exits, steps, batch, 400, wait=True)
+    assert drawn.mean() == pytest.approx(mean[SECONDS], rel=0.01)
 
 
 @pytest.mark.parametrize("policy", POLICIES)

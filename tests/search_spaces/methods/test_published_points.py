@@ -16,10 +16,9 @@ from dynsearch.sim.self_speculative import (
     acceptance_from_speed_up,
     cycle_s,
     shares_of_a_step,
-    tokens_per_cycle,
 )
 from search_spaces import Candidate, load_backbone
-from search_spaces.activity import Assumed
+from search_spaces.activity import Assumed, tokens_per_cycle
 from search_spaces.folded import candidate_parameters
 from search_spaces.lowering.exit_heads import lower_head
 from search_spaces.lowering.expected import lower_expected
