@@ -59,7 +59,7 @@ class Browser:
         raw, self._buffer = self._buffer.split(b"\0", 1)
         return json.loads(raw)
 
-    def open(self, path: Path, *, width: int = 1280, height: int = 900) -> None:
+    def open(self, path: Path, *, width: int = 1280, height: int = 900, at: str = "") -> None:
         """Show a file as if nothing had happened before."""
         self.media()
         self.call("Page.navigate", url="about:blank")
@@ -71,7 +71,7 @@ class Browser:
             deviceScaleFactor=1,
             mobile=width < 600,
         )
-        self.call("Page.navigate", url=path.resolve().as_uri())
+        self.call("Page.navigate", url=path.resolve().as_uri() + (f"#{at}" if at else ""))
         while not self.value(
             "location.protocol === 'file:' && document.readyState === 'complete'"
         ):
@@ -117,6 +117,13 @@ class Browser:
                 and e["params"]["type"] in ("error", "warning", "assert")
             )
         ]
+
+    def cpu_seconds(self) -> float:
+        """What all processes of the browser have used so far."""
+        page, self._session = self._session, None  # the browser itself answers this one
+        found = self.call("SystemInfo.getProcessInfo")["processInfo"]
+        self._session = page
+        return sum(one["cpuTime"] for one in found)
 
     def requests(self) -> list[str]:
         """Addresses that the page asked for."""
