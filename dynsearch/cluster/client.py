@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 import os
@@ -25,6 +24,7 @@ from dynsearch.job import Job
 from dynsearch.redact import keep_secret, redact
 
 WAIT_S = 10.0  # for the cluster to answer
+FOLLOW_RETRIES = 5  # looks at a log without an answer, one after another
 STOP_WAIT_S = 3600  # for passes under way and the front, before Ray kills the driver
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 _ADDRESS = "RAY_API_SERVER_ADDRESS"
@@ -33,6 +33,7 @@ _ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
 _OURS = "dynsearch_job"  # key of a job's metadata
 _OUT = "dynsearch_out"
 _PAUSE_S = 0.5
+_FOLLOW_S = 1.0  # between two looks at a log
 _PASSES = re.compile(r"^passes:? (\d+)(?:/(\d+))?", re.MULTILINE)
 _RUN = re.compile(r"^run: (.+)$", re.MULTILINE)
 _ERROR = re.compile(r"^error: (.+)$", re.MULTILINE)
@@ -185,20 +186,33 @@ class Cluster:
             return redact(self._client.get_job_logs(id_))
 
     def follow(self, id_: str, write: Callable[[str], object]) -> None:
-        """Hand on what a job writes until it has ended.
+        """Hand on what a job writes, in whole lines, until it has ended.
+
+        Asked for again and again over HTTP: a broken connection loses nothing.
 
         Raises:
             InputError: there is none of that id.
-            DynsearchError: the connection was lost.
+            DynsearchError: the cluster has not answered several times in a row.
         """
-
-        async def tail() -> None:
-            async for part in self._client.tail_job_logs(id_):
-                write(redact(part))
-
         self.job(id_)
-        with _one_line():
-            asyncio.run(tail())
+        shown, failures, ended = 0, 0, False
+        while not ended:
+            try:
+                with _one_line():
+                    status = str(self._client.get_job_info(id_).status)
+                    log = self._client.get_job_logs(id_) or ""
+            except DynsearchError:
+                failures += 1
+                if failures > FOLLOW_RETRIES:
+                    raise
+                time.sleep(_FOLLOW_S)
+                continue
+            failures, ended = 0, status.rpartition(".")[2] in _ENDED
+            whole = len(log) if ended else log.rfind("\n") + 1
+            write(redact(log[shown:whole]))
+            shown = whole
+            if not ended:
+                time.sleep(_FOLLOW_S)
 
     def stop(self, id_: str) -> bool:
         """Have a job finish the passes under way and write its front. False: it had ended.

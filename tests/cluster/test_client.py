@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
+from ray.job_submission import JobDetails
 from ray_nodes import free_port
 
 from dynsearch.cli import run
+from dynsearch.cluster import client
+from dynsearch.errors import DynsearchError
 
 TOKEN = "t0ken-of-tests"
 DETAILS = {
@@ -131,6 +134,52 @@ def test_logs_are_handed_on_without_secrets(
     assert found["log"].startswith("searching\npasses 3/8")
     assert run(["logs", "tiny-1", "--address", address]) == 0
     assert capsys.readouterr().out == LOG.replace(":s3cret", "").replace(TOKEN, "***")
+
+
+class Talks:
+    """In place of Ray's client: a job that writes a little more at each look."""
+
+    def __init__(self, *looks: tuple[str, str] | None) -> None:
+        self._looks = list(looks)
+
+    def get_job_info(self, id_: str) -> JobDetails:
+        if self._looks[0] is None:
+            self._looks.pop(0)
+            raise ConnectionError("connection reset")
+        return JobDetails(**(DETAILS | {"status": self._looks[0][0]}))
+
+    def get_job_logs(self, id_: str) -> str:
+        look = self._looks.pop(0) if len(self._looks) > 1 else self._looks[0]
+        assert look is not None
+        return look[1]
+
+
+def test_following_loses_no_line_and_shows_no_half_secret(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "_FOLLOW_S", 0.0)
+    cluster = client.Cluster(address)
+    cluster._client = Talks(
+        *[("RUNNING", "")] * 2,
+        ("RUNNING", f"one\n{TOKEN[:5]}"),
+        None,
+        ("RUNNING", f"one\n{TOKEN}\ntw"),
+        ("SUCCEEDED", f"one\n{TOKEN}\ntwo"),
+    )
+    parts: list[str] = []
+    cluster.follow("tiny-1", parts.append)
+    assert "".join(parts) == "one\n***\ntwo"
+    assert not any(TOKEN[:5] in part for part in parts)
+
+
+def test_following_ends_when_the_cluster_is_gone(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "_FOLLOW_S", 0.0)
+    cluster = client.Cluster(address)
+    cluster._client = Talks(*[("RUNNING", "")] * 2, *[None] * 9)
+    with pytest.raises(DynsearchError, match="connection reset"):
+        cluster.follow("tiny-1", lambda text: None)
 
 
 @pytest.mark.parametrize("command", ["status", "logs"])
