@@ -12,6 +12,8 @@ from typing import Annotated, Any
 
 import typer
 
+from dynsearch import cli_jobs
+from dynsearch.commands.no_room import no_room
 from dynsearch.commands.session import (
     BAD_INPUT,
     COMMAND_LINE,
@@ -35,6 +37,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object in pla
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no warnings.")]
 Trials = Annotated[int | None, typer.Option(help="Forward passes in all, also earlier ones.")]
 Workers = Annotated[int | None, typer.Option(help="Passes in parallel.")]
+Storage = cli_jobs.Storage
 
 
 def _version(shown: bool) -> None:
@@ -64,6 +67,7 @@ def search(
     trials: Trials = None,
     workers: Workers = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the search.")] = None,
+    storage: Storage = None,
     fresh: Annotated[
         bool, typer.Option("--fresh", help="Start anew; a trained supernet is used again.")
     ] = False,
@@ -77,7 +81,9 @@ def search(
     from dynsearch.commands import show
     from dynsearch.job import find_job, load_job, override
 
-    loaded = override(load_job(find_job(job)), trials=trials, workers=workers, seed=seed)
+    loaded = override(
+        load_job(find_job(job)), trials=trials, workers=workers, seed=seed, storage=storage
+    )
     if dry_run:
         from dynsearch.dry_run import dry_run as estimate
 
@@ -92,6 +98,7 @@ def search(
             trials=trials,
             workers=workers,
             seed=seed,
+            storage=storage,
             fresh=fresh,
             progress=progress,
         )
@@ -124,6 +131,7 @@ def resume(
     run: Run,
     trials: Trials = None,
     workers: Workers = None,
+    storage: Storage = None,
     json_: Json = False,
     quiet: Quiet = False,
 ) -> int:
@@ -133,7 +141,9 @@ def resume(
     from dynsearch.progress import make_progress
 
     with make_progress(quiet=quiet) as progress:
-        result = main_job.resume(run, trials=trials, workers=workers, progress=progress)
+        result = main_job.resume(
+            run, trials=trials, workers=workers, storage=storage, progress=progress
+        )
     return _finish(ctx, result, show.search)
 
 
@@ -670,6 +680,9 @@ def trace(
     return _finish(ctx, result, command.show)
 
 
+cli_jobs.add_to(app)
+
+
 def _finish(ctx: typer.Context, result: dict[str, Any], show: Callable[..., None]) -> int:
     session: Session = ctx.obj
     return session.finish(result, show)
@@ -744,6 +757,9 @@ def _failure(session: Session, error: Exception) -> int:
         return session.fail(BAD_INPUT, error.problems)
     if isinstance(error, DynsearchError):
         return session.fail_with(FAILED, f"dynsearch {session.command}", str(error))
+    if (reason := no_room(error)) is not None:
+        text = f"{reason}; free some, and the same command goes on from what is there"
+        return session.fail_with(FAILED, f"dynsearch {session.command}", text)
     return session.crash(error)
 
 

@@ -226,7 +226,7 @@ def try_ray() -> float:
     Raises:
         Exception: whatever Ray raises.
     """
-    from dynsearch.search.workers import open_ray
+    from dynsearch.search.remote import open_ray
 
     start = time.perf_counter()
     with open_ray(1):

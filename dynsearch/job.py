@@ -154,14 +154,19 @@ def job_from_dict(
 
 
 def override(
-    job: Job, *, trials: int | None = None, workers: int | None = None, seed: int | None = None
+    job: Job,
+    *,
+    trials: int | None = None,
+    workers: int | None = None,
+    seed: int | None = None,
+    storage: str | None = None,
 ) -> Job:
     """The job with values from the command line in its [search] table; None keeps the file's.
 
     Raises:
         InputError: when a value is out of range.
     """
-    given = {"trials": trials, "workers": workers, "seed": seed}
+    given = {"trials": trials, "workers": workers, "seed": seed, "storage": storage}
     changes = {key: value for key, value in given.items() if value is not None}
     if not changes:
         return job

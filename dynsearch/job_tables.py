@@ -229,7 +229,11 @@ class SearchTable(Table):
     """How long and with what the search runs."""
 
     trials: Count = Field(default=64, description="Forward passes in all")
-    workers: int = Field(default=0, ge=0, description="Parallel passes; 0 = one for each core")
+    workers: int = Field(
+        default=0,
+        ge=0,
+        description="Parallel passes; 0 = one for each core, 1 = in this process, without Ray",
+    )
     seed: int = Field(default=0, ge=0, description="Of the sampler")
     sampler: Literal["tpe", "nsga2", "random", "gp", "dynsearch"] = Field(
         default="tpe", description="Sampler of the outer settings: dynsearch (our own) or Optuna's"
@@ -245,7 +249,9 @@ class SearchTable(Table):
         description="No new pass once so many together added under 0.1 % of hypervolume",
     )
     storage: str = Field(
-        default="journal", description="journal, memory, or the URL of a database"
+        default="journal",
+        description="journal, memory, or the URL of a database: sqlite:////PATH, "
+        "postgresql://USER@HOST/DB",
     )
 
 

@@ -13,7 +13,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from cost_models.calibrate.host import usable_cores
 from dynsearch.errors import DynsearchError, InputError
 from dynsearch.evaluate import Costs, lower_bounds
 from dynsearch.export.files import write_atomic
@@ -47,13 +46,15 @@ from dynsearch.progress import Progress
 from dynsearch.quality.data import Text
 from dynsearch.quality.opening import Material, open_material, report_texts
 from dynsearch.quality.trace import Trace, load_trace
+from dynsearch.redact import redact_url
 from dynsearch.rejection import budget_rejection
 from dynsearch.risk.certify import certify_front, risk_record
+from dynsearch.search.database import forget_run
 from dynsearch.search.driver import SearchOptions, SearchResult, SearchState, run_search
+from dynsearch.search.remote import slots
 from dynsearch.search.runs import Run, create_run, open_run, run_folder
 from dynsearch.search.screen import make_screen
 from dynsearch.search.stagnation import stands_still
-from dynsearch.search.study import redact_url
 from dynsearch.search.types import SearchProblem
 from dynsearch.threads import all_cores
 from search_spaces.candidate import Candidate
@@ -68,6 +69,7 @@ def search(
     trials: int | None = None,
     workers: int | None = None,
     seed: int | None = None,
+    storage: str | None = None,
     fresh: bool = False,
     progress: Progress,
 ) -> dict[str, Any]:
@@ -79,6 +81,7 @@ def search(
         trials: Forward passes in all; None: the job's.
         workers: Parallel passes; None: the job's.
         seed: Of the sampler; None: the job's.
+        storage: Of the study: journal, memory or the URL of a database; None: the job's.
         fresh: Start anew; a cached supernet is used again.
         progress: Shows what happens.
 
@@ -89,10 +92,13 @@ def search(
         InputError: bad input, an impossible budget, or a run that another driver holds.
         DynsearchError: the search could not go on.
     """
-    job = override(job, trials=trials, workers=workers, seed=seed)
+    job = override(job, trials=trials, workers=workers, seed=seed, storage=storage)
     progress.stage("reading model and data")
     material = open_material(job)
-    return _carry_on(job, make_run(job, material, out, fresh=fresh), material, progress)
+    run = make_run(job, material, out, fresh=fresh)
+    if fresh:
+        forget_run(job.search.storage, run.study_name)
+    return _carry_on(job, run, material, progress)
 
 
 def make_run(job: Job, material: Material, out: Path, *, fresh: bool = False) -> Run:
@@ -122,16 +128,17 @@ def resume(
     *,
     trials: int | None = None,
     workers: int | None = None,
+    storage: str | None = None,
     progress: Progress,
 ) -> dict[str, Any]:
-    """Go on with the search of a run folder.
+    """Go on with the search of a run folder; `storage` gives a password that it does not hold.
 
     Raises:
         InputError: the folder is no run, or model or data are not those it began with.
         DynsearchError: the search could not go on.
     """
     run = open_run(run_dir)
-    job = override(job_of(run), trials=trials, workers=workers)
+    job = override(job_of(run), trials=trials, workers=workers, storage=storage)
     progress.stage("reading model and data")
     return _carry_on(job, run, same_material(job, run), progress)
 
@@ -318,7 +325,7 @@ def run_passes(opened: Opened, problem: SearchProblem, progress: Progress) -> Se
         problem=problem,
         options=SearchOptions(
             trials=job.search.trials,
-            workers=job.search.workers or usable_cores(),
+            workers=slots(job.search.workers),
             seed=job.search.seed,
             sampler=job.search.sampler,
             storage=job.search.storage,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -17,6 +18,16 @@ Result = TypeVar("Result")
 def all_cores() -> Iterator[None]:
     """All cores for passes that run while nothing else does."""
     with _torch_threads(usable_cores()):
+        yield
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """One thread for passes that may run beside others; nothing happens where torch is unused."""
+    if "torch" not in sys.modules:
+        yield
+        return
+    with _torch_threads(1):
         yield
 
 

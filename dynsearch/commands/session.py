@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from dynsearch.redact import redact
+
 if TYPE_CHECKING:
     from dynsearch.errors import Problem
 
@@ -122,25 +124,27 @@ class Session:
         }
 
     def _print_json(self, value: dict[str, Any]) -> None:
-        sys.stdout.write(json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+        text = json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False)
+        sys.stdout.write(redact(text) + "\n")
         sys.stdout.flush()
 
     def _tell(self, lines: Iterable[str]) -> None:
         for line in lines:
-            sys.stderr.write(line + "\n")
+            sys.stderr.write(redact(line) + "\n")
         sys.stderr.flush()
 
     def _write_log(self, error: BaseException) -> Path:
         """The traceback in the run folder that the command was given, else in a temporary file."""
         runs = [Path(word) for word in self.args if (Path(word) / "job.toml").is_file()]
-        text = "".join(traceback.format_exception(error))
+        text = redact(f"dynsearch {' '.join(self.args)}\n")
+        text += redact("".join(traceback.format_exception(error)))
         for folder in [*runs[:1], None]:
             try:
                 number, name = tempfile.mkstemp(prefix="error-", suffix=".log", dir=folder)
             except OSError:
                 continue
             with os.fdopen(number, "w", encoding="utf-8") as file:
-                file.write(f"dynsearch {' '.join(self.args)}\n{text}")
+                file.write(text)
             return Path(name)
         return Path(os.devnull)
 

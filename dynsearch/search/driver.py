@@ -31,6 +31,7 @@ from dynsearch.export.records import HypervolumeStep
 from dynsearch.quality.trace import Trace, load_trace
 from dynsearch.search import runs
 from dynsearch.search.cost_aware import CostAwareSampler
+from dynsearch.search.database import close_database, storage_may_be_lost
 from dynsearch.search.encoding import first_settings, full_setting, make_codec, setting_key
 from dynsearch.search.front_study import write_front_study
 from dynsearch.search.fronts import MergedFront
@@ -168,12 +169,15 @@ def run_search(
 
     Raises:
         InputError: when another driver holds the run, or the run does not fit the arguments.
-        DynsearchError: when the pass of the full network fails: nothing can be ranked without.
+        DynsearchError: when the pass of the full network fails: nothing can be ranked without;
+            when workers cannot start, or a database goes away.
     """
     with contextlib.ExitStack() as stack:
         stack.enter_context(runs.lock(run.lock_file))
+        stack.enter_context(storage_may_be_lost(options.storage))
         runs.mend_journal(run)
         book = open_book(run, options.storage, make_codec(space), problem)
+        stack.callback(close_database, book.lasting)
         interrupted = stack.enter_context(_sigint())
         gate = Gate(codec=book.codec, screen=screen, deepest=build_depth(problem.inner_spec))
         gate.add(settings_of(book))

@@ -19,6 +19,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import secrets
 import shutil
 import socket
 import subprocess
@@ -43,6 +44,7 @@ class Run:
 
     path: Path
     study_name: str
+    id: str = ""  # drawn when the folder was made; empty in those of earlier versions
 
     @property
     def job_file(self) -> Path:
@@ -133,6 +135,7 @@ def create_run(path: Path, job_toml: str, *, fresh: bool = False, seed: int | No
         record = {
             "schema_version": SCHEMA_VERSION,
             "study": path.name,
+            "id": secrets.token_hex(8),
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "seed": seed,
             "commit": source_commit(),
@@ -171,7 +174,7 @@ def open_run(path: Path) -> Run:
     if not isinstance(version, int) or version > SCHEMA_VERSION:
         text = f"newer schema: this dynsearch reads up to {SCHEMA_VERSION}; upgrade dynsearch"
         raise InputError.one(file, "schema_version", version, text)
-    return Run(path=path, study_name=str(study))
+    return Run(path=path, study_name=str(study), id=str(record.get("id", "")))
 
 
 @contextlib.contextmanager

@@ -16,12 +16,14 @@ from typing import Any
 
 import optuna
 from optuna.samplers import RandomSampler
-from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage, RDBStorage
+from optuna.storages import BaseStorage, InMemoryStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.storages.journal._file import get_lock_file
 from optuna.study import Study, StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
+from dynsearch.redact import redact_logs
+from dynsearch.search.database import of_this_run, open_database
 from dynsearch.search.encoding import SpaceCodec, full_setting
 from dynsearch.search.runs import Run
 from dynsearch.search.types import NUM_ANCHORS, Params, PassFronts, SearchProblem
@@ -111,28 +113,6 @@ def trial_constraints(
     return {name: best.budget_values[name] / limit - 1.0 for name, limit in limits.items()}
 
 
-def redact_url(url: str) -> str:
-    """A database URL without its password, fit for files and messages.
-
-    It still opens the database where the driver finds the password elsewhere (PGPASSWORD,
-    `~/.pgpass`). Other storage names come back unchanged.
-    """
-    if "://" not in url:
-        return url
-    from sqlalchemy.engine import URL, make_url
-    from sqlalchemy.exc import ArgumentError
-
-    try:
-        full = make_url(url)
-    except ArgumentError:
-        return url.partition("://")[0] + "://..."
-    query = {k: v for k, v in full.query.items() if "pass" not in k.lower()}
-    plain = URL.create(
-        full.drivername, full.username, None, full.host, full.port, full.database, query
-    )
-    return plain.render_as_string()
-
-
 def open_storage(run: Run, storage: str) -> BaseStorage:
     """Optuna's storage of a run.
 
@@ -144,6 +124,7 @@ def open_storage(run: Run, storage: str) -> BaseStorage:
         InputError: when the journal is damaged or the database cannot be opened.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    redact_logs("optuna")
     if storage in ("journal", "memory"):
         try:
             return JournalStorage(_Journal(str(run.journal)))
@@ -153,23 +134,19 @@ def open_storage(run: Run, storage: str) -> BaseStorage:
     if "://" not in storage:
         text = 'is no storage; write "journal", "memory" or the URL of a database'
         raise InputError.one("job", "search.storage", storage, text)
-    try:
-        return RDBStorage(storage)
-    except Exception as error:  # drivers raise what they like, and may quote the password
-        reason = type(error).__name__
-        text = f"cannot be opened ({reason}); check address, database, rights and the driver"
-        raise InputError.one("job", "search.storage", redact_url(storage), text) from None
+    return open_database(storage)
 
 
 def open_book(run: Run, storage: str, codec: SpaceCodec, problem: SearchProblem) -> Book:
     """Open the run's study, or create it with the full network as trial 0.
 
     Raises:
-        InputError: when the study is of a newer schema, or was begun for another space, other
-            devices, budgets, objectives or costs.
+        InputError: when the study is of a newer schema, was begun for another space, other
+            devices, budgets, objectives or costs, or belongs to another run folder.
     """
     record = _record(codec, problem)
     lasting = _create(open_storage(run, storage), run.study_name)
+    of_this_run(lasting, run, storage)
     _check_problem(run, lasting, record)
     book = Book(study=lasting, codec=codec)
     if storage == "memory":

@@ -71,7 +71,8 @@ def kill_driver(run: runs.Run, marks: Path, options: SearchOptions, rng: random.
     begun = len(list(marks.iterdir())) + rng.randint(1, 2)
     quality = {"sleep_s": 0.05, "marks": str(marks)}
     command = [sys.executable, str(DRIVE), str(run.path), json.dumps(asdict(options))]
-    path = {"PYTHONPATH": str(DRIVE.parent)}  # where Ray workers find toy_problem
+    root = DRIVE.parents[2]
+    path = {"PYTHONPATH": f"{DRIVE.parent}:{root}"}  # where Ray workers find toy_problem
     with subprocess.Popen([*command, json.dumps(quality)], env=os.environ | path) as process:
         while len(list(marks.iterdir())) < begun and process.poll() is None:
             time.sleep(0.005)

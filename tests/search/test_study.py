@@ -427,19 +427,6 @@ def test_a_storage_that_cannot_be_opened_is_bad_input_without_its_password(
     assert "secret" not in str(caught.value)
 
 
-@pytest.mark.parametrize(
-    ("url", "shown"),
-    [
-        ("journal", "journal"),
-        ("postgresql+psycopg://me:secret@host:5/db", "postgresql+psycopg://me@host:5/db"),
-        ("postgresql://h/db?password=secret&sslmode=off", "postgresql://h/db?sslmode=off"),
-        ("sqlite:///x.db", "sqlite:///x.db"),
-    ],
-)
-def test_a_password_leaves_the_url(url: str, shown: str) -> None:
-    assert study.redact_url(url) == shown
-
-
 def test_a_retry_is_queued_once_however_often_the_driver_dies(run: runs.Run) -> None:
     book = study.open_book(run, "journal", make_codec(toy_space()), toy_problem())
     trial = book.study.ask(book.codec.distributions)

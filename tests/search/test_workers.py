@@ -16,11 +16,13 @@ import pytest
 from optuna.trial import TrialState
 from toy_problem import ToyQuality, toy_problem, toy_space
 
-from dynsearch.search import runs
+from dynsearch.errors import DynsearchError
+from dynsearch.search import remote, runs
 from dynsearch.search.driver import SearchOptions, SearchResult, run_search
 from dynsearch.search.encoding import setting_key
+from dynsearch.search.remote import open_ray
 from dynsearch.search.study import open_storage
-from dynsearch.search.workers import PassTask, PassWorker, open_executor, open_ray
+from dynsearch.search.workers import PassTask, PassWorker, open_executor
 from search_spaces.candidate import Candidate
 
 
@@ -106,6 +108,43 @@ def test_ray_workers_find_what_this_process_finds() -> None:
     for a, b in zip(*fronts, strict=True):
         assert np.array_equal(a.error_bound, b.error_bound)
         assert np.array_equal(a.policies.thresholds, b.policies.thresholds)
+
+
+def lost_on_nodes() -> type[ToyQuality]:
+    """A source whose module no worker can import."""
+    return type("ToyQuality", (ToyQuality,), {"__module__": "module_of_the_driver_alone"})
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("cluster")
+def test_a_worker_without_what_the_model_needs_is_one_clear_error() -> None:
+    with (
+        pytest.raises(DynsearchError, match=r"a worker cannot start: ModuleNotFoundError.*node\?"),
+        open_executor(lost_on_nodes()(), spec(), split="search", workers=1),
+    ):
+        pass
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("cluster")
+def test_a_worker_of_another_version_is_one_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(remote, "installed_version", lambda: "9.9.9")
+    with (
+        pytest.raises(DynsearchError, match=r"a node has dynsearch .*, the driver 9\.9\.9"),
+        open_executor(ToyQuality(), spec(), split="search", workers=1),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("address", "wanted", "workers"),
+    [("", 1, 0), ("", 2, 2), ("http://head:8265", 1, 0), ("local", 3, 3), ("10.0.0.1:6379", 1, 1)],
+)
+def test_one_worker_needs_ray_only_on_a_cluster(
+    monkeypatch: pytest.MonkeyPatch, address: str, wanted: int, workers: int
+) -> None:
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    assert remote.slots(wanted) == workers
 
 
 @pytest.mark.ray
