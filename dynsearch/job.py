@@ -249,6 +249,14 @@ def _with_absolute_paths(job: Job, base: Path) -> Job:
         )
     devices = tuple(device_path(name, base) for name in job.devices)
     scored = tuple(device_path(name, base) for name in job.score_on)
+    sources = tuple(str(absolute(path)) for path in job.search.warm_start)
+    search = job.search.model_copy(update={"warm_start": sources})
     return job.model_copy(
-        update={"model": model, "data": data, "devices": devices, "score_on": scored}
+        update={
+            "model": model,
+            "data": data,
+            "devices": devices,
+            "score_on": scored,
+            "search": search,
+        }
     )

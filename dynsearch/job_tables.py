@@ -253,6 +253,11 @@ class SearchTable(Table):
         description="journal, memory, or the URL of a database: sqlite:////PATH, "
         "postgresql://USER@HOST/DB",
     )
+    warm_start: OptionalNames = Field(
+        default=(),
+        description="Run folders and front.json or front.csv files of earlier searches to begin "
+        "with: passes of the same supernet are not run again, settings of other fronts come first",
+    )
 
 
 def _exactly_one(table: str, sources: dict[str, str | None]) -> None:

@@ -45,6 +45,7 @@ from dynsearch.problem import problem_of
 from dynsearch.progress import Progress
 from dynsearch.quality.data import Text
 from dynsearch.quality.opening import Material, open_material, report_texts
+from dynsearch.quality.source import split_hash
 from dynsearch.quality.trace import Trace, load_trace
 from dynsearch.redact import redact_url
 from dynsearch.rejection import budget_rejection
@@ -56,6 +57,7 @@ from dynsearch.search.runs import Run, create_run, open_run, run_folder
 from dynsearch.search.screen import make_screen
 from dynsearch.search.stagnation import stands_still
 from dynsearch.search.types import SearchProblem
+from dynsearch.search.warm import WarmStart, gather, still_there
 from dynsearch.threads import all_cores
 from search_spaces.candidate import Candidate
 
@@ -139,6 +141,8 @@ def resume(
     """
     run = open_run(run_dir)
     job = override(job_of(run), trials=trials, workers=workers, storage=storage)
+    left = {"warm_start": still_there(job.search.warm_start)}
+    job = job.model_copy(update={"search": job.search.model_copy(update=left)})
     progress.stage("reading model and data")
     return _carry_on(job, run, same_material(job, run), progress)
 
@@ -291,7 +295,8 @@ def _carry_on(job: Job, run: Run, material: Material, progress: Progress) -> dic
     found = _finish(opened, problem, full_by_dtype, result, progress)
     progress.stage("writing report")
     report(run.path)
-    answer = _front_result(run, found) | {"passes": result.passes, "stopped": result.stopped}
+    answer = _front_result(run, found)
+    answer |= {"passes": result.passes, "reused": result.reused, "stopped": result.stopped}
     if result.reason:
         answer["warnings"] = [f"{result.failed} passes failed; the last: {result.reason}"]
     return answer
@@ -333,6 +338,7 @@ def run_passes(opened: Opened, problem: SearchProblem, progress: Progress) -> Se
             timeout_s=job.search.timeout_s,
             patience=job.search.patience,
         ),
+        warm=_warm_start(opened),
         screen=make_screen(
             lower_bound=lambda outer: lower_bounds(opened.scene, outer, lengths),
             budgets=problem.budgets,
@@ -343,6 +349,19 @@ def run_passes(opened: Opened, problem: SearchProblem, progress: Progress) -> Se
     if result.stopped == "interrupted" and result.passes == 0:
         raise DynsearchError("interrupted before the first pass was complete; nothing to show")
     return result
+
+
+def _warm_start(opened: Opened) -> WarmStart:
+    """What the runs and fronts that the job names leave to its run."""
+    quality = opened.quality
+    return gather(
+        opened.job.search.warm_start,
+        space=opened.material.space,
+        weights_hash=quality.weights_hash,
+        split="search",
+        split_hash=split_hash(quality.splits["search"]),
+        trials=opened.job.search.trials,
+    )
 
 
 def _finish(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 from itertools import pairwise
 from pathlib import Path
@@ -115,6 +116,30 @@ def test_a_search_leaves_a_confirmed_front_on_every_device(found):
             continue
         for name, limit in front.budgets.get(p.device, {}).items():
             assert getattr(p.predicted, name) <= limit
+
+
+def test_a_job_for_another_device_runs_no_pass_of_a_run_that_it_begins_with(home, monkeypatch):
+    monkeypatch.setattr(main_job, "usable_cores", lambda: 0)  # passes run in this process
+
+    def run(name: str, device: str, **keys: object) -> dict[str, Any]:
+        text = JOB.replace('["local", "nvidia-a100-80g-sxm"]', f'["{device}"]')
+        text = text.replace("of_full_network = 0.98", "of_full_network = 9.0")  # nothing is cut
+        for key, value in keys.items():
+            text = re.sub(rf"\n{key} = .*", "", text) + f"{key} = {json.dumps(value)}\n"
+        (home / f"{name}.toml").write_text(text, encoding="utf-8")
+        job, progress = load_job(home / f"{name}.toml"), make_progress(quiet=True)
+        return main_job.search(job, out=home / name, progress=progress)
+
+    cold = run("cold", "local", workers=0, trials=3)
+    begun = [cold["run"]]
+    warm = run("warm", "nvidia-a100-80g-sxm", workers=0, trials=1, warm_start=begun)
+    assert (cold["passes"], warm["passes"], warm["reused"]) == (3, 1, 3)
+    front = read_front(Path(warm["run"]))
+    assert [step.passes for step in front.hypervolume] == [0, 0, 0, 1]
+    assert {p.device for p in front.front} == {"nvidia-a100-80g-sxm", "google-tpu-v5e"}
+    assert all(p.confirmed is not None for p in front.front)
+    resumed = main_job.resume(Path(warm["run"]), progress=make_progress(quiet=True))
+    assert resumed["front"] == warm["front"]
 
 
 @pytest.mark.ray

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from dynsearch.errors import InputError
 from dynsearch.export.files import write_atomic
 from dynsearch.export.records import Front, FrontPoint
+from search_spaces.candidate import Backbone, Candidate, Experts, Skim
+
+Number = TypeVar("Number", int, float)
 
 CSV_FILE = "front.csv"
 METRIC_WORDS: dict[str, str] = {
@@ -156,6 +161,57 @@ def csv_row(p: FrontPoint) -> dict[str, Any]:
             "measured_n": p.measured.n,
         }
     return row | _quality_cells(p)
+
+
+def outer_of_row(
+    row: Mapping[str, str], backbone: Backbone, *, file: Path, line: int
+) -> Candidate:
+    """The network of a row of `front.csv`, without its exits.
+
+    Args:
+        row: Cells by column.
+        backbone: That the network was cut from; the table does not name it.
+        file: For messages.
+        line: Of the file, for messages.
+
+    Raises:
+        InputError: columns of the network are missing or hold something else.
+    """
+    try:
+        skims = list(
+            zip(_split(row["skim_layers"], int), _split(row["keep_rate"], float), strict=True)
+        )
+        parts = [(("before_layer", 1), [s for s in skims if s[0] == 0])]
+        parts.append((("after_attn", 0), [s for s in skims if s[0] > 0]))
+        layers = _split(row["expert_layers"], int)
+        moe = Experts(
+            layers=layers,
+            num_experts=_split(row["num_experts"], int),
+            top_k=_split(row["top_k"], int),
+            granularity=row["expert_granularity"] or "sequence",
+        )
+        return Candidate(
+            backbone=backbone,
+            depth=int(row["depth"]),
+            moe=moe if layers else None,
+            skim=tuple(
+                Skim(
+                    layers=tuple(layer + shift for layer, _ in found),
+                    keep_rate=tuple(rate for _, rate in found),
+                    point=point,
+                )
+                for (point, shift), found in parts
+                if found
+            ),
+            dtype=row["dtype"],
+        )
+    except (KeyError, ValueError, TypeError) as error:
+        text = f"line {line} is no configuration ({error}); `dynsearch export` writes such files"
+        raise InputError.one(file, "", None, text) from None
+
+
+def _split(cell: str, kind: Callable[[str], Number]) -> tuple[Number, ...]:
+    return tuple(kind(word) for word in cell.split())
 
 
 def _quality_cells(p: FrontPoint) -> dict[str, Any]:

@@ -65,6 +65,7 @@ from dynsearch.search.types import (
     SearchProblem,
     build_depth,
 )
+from dynsearch.search.warm import Offers, WarmStart
 from dynsearch.search.workers import Executor, Outcome, PassTask, open_executor
 
 _LOG = logging.getLogger(__name__)
@@ -104,6 +105,7 @@ class SearchResult:
 
     stopped: str  # trials, exhausted, interrupted, timeout, stagnation or failures
     passes: int  # complete
+    reused: int  # settings whose pass an earlier run made
     failed: int
     rejected: dict[str, int]  # proposals that never became trials, by reason
     reference: Trace | None  # of the full network; None where it has not run
@@ -134,6 +136,8 @@ class _Session:
     tasks: deque[PassTask] = field(default_factory=deque)  # left by an earlier driver
     under_way: dict[int, Trial] = field(default_factory=dict)
     from_trace: set[int] = field(default_factory=set)  # trials whose trace is on disk already
+    offers: Offers  # settings that an earlier run recorded
+    reused: set[int] = field(default_factory=set)  # trials under way that are such
     rebuilding: dict[int, FrozenTrial] = field(default_factory=dict)
 
     @property
@@ -150,6 +154,7 @@ def run_search(
     problem: SearchProblem,
     options: SearchOptions,
     screen: Screen | None = None,
+    warm: WarmStart | None = None,
     progress: Callable[[SearchState], None] | None = None,
     should_stop: Callable[[], bool] | None = None,
 ) -> SearchResult:
@@ -164,6 +169,7 @@ def run_search(
         problem: Objectives, budgets, devices and the inner search.
         options: How long and with what.
         screen: Which candidates break a budget on every device, see `screen.make_screen`.
+        warm: What earlier runs left. Their traces are replayed and are no passes.
         progress: Called with the state when it changes.
         should_stop: Asked between passes; True has the effect of one SIGINT.
 
@@ -182,14 +188,17 @@ def run_search(
         gate = Gate(codec=book.codec, screen=screen, deepest=build_depth(problem.inner_spec))
         gate.add(settings_of(book))
         if [trial.state for trial in book.trials()] == [TrialState.WAITING]:
-            for setting in gate.free(first_settings(book.codec)):
+            first = [*first_settings(book.codec), *(warm.first if warm else ())]
+            for setting in gate.free(first):
                 enqueue(book, setting)
                 gate.add([setting])
+        ledger = open_ledger(run, book, problem, quality.weights_hash)
         session = _Session(
             book=book,
-            ledger=open_ledger(run, book, problem, quality.weights_hash),
+            ledger=ledger,
             gate=gate,
             options=options,
+            offers=Offers(warm or WarmStart(), gate, ledger.full_key),
             progress=progress or (lambda state: None),
             should_stop=lambda: interrupted() or (should_stop is not None and should_stop()),
         )
@@ -224,6 +233,8 @@ def _recover(session: _Session) -> None:
             continue
         session.under_way[stale.number] = running(book, stale)
         session.from_trace.add(stale.number)
+        if session.offers.cover(setting):
+            session.reused.add(stale.number)
         session.tasks.append(_task(session, stale.number, setting, trace))
     for trial in to_rebuild(ledger):
         path = stored_trace(ledger.run, trial)
@@ -273,7 +284,7 @@ def _next(session: _Session, executor: Executor) -> PassTask | None:
     if session.tasks:
         return session.tasks.popleft()
     options = session.options
-    if session.done + len(session.under_way) >= options.trials:
+    if not session.offers and session.done + len(session.under_way) >= options.trials:
         return None
     if session.failures > options.max_failures:
         session.stopped = "failures"
@@ -289,7 +300,10 @@ def _next(session: _Session, executor: Executor) -> PassTask | None:
 
 def _ask(session: _Session) -> PassTask | None:
     book, gate = session.book, session.gate
-    if not book.trials(TrialState.WAITING):
+    offer = None if book.trials(TrialState.WAITING) else session.offers.take()
+    if offer is not None:
+        enqueue(book, offer)
+    elif not book.trials(TrialState.WAITING):
         seed = (session.options.seed, session.done + session.failed, len(session.under_way))
         reserve = gate.reserve(np.random.default_rng([*seed, 0]))
         if reserve is None:
@@ -306,7 +320,10 @@ def _ask(session: _Session) -> PassTask | None:
     setting = book.codec.decode(trial.params)
     gate.add([setting])
     session.under_way[trial.number] = trial
-    return _task(session, trial.number, setting, None)
+    trace = session.offers.trace(setting, session.ledger.weights_hash)
+    if trace is not None:
+        session.reused.add(trial.number)
+    return _task(session, trial.number, setting, trace)
 
 
 def _front_reader(ledger: Ledger) -> Callable[[FrozenTrial], list[F64]]:
@@ -346,10 +363,11 @@ def _finish(session: _Session, outcome: Outcome) -> None:
         if session.ledger.reference is None:
             raise DynsearchError(f"the pass of the full network failed: {outcome.reason}")
         return
-    fresh = number not in session.from_trace
-    session.ledger.complete(trial, result, fresh=fresh, elapsed_s=session.elapsed_s)
-    session.done += 1
-    session.passed += 1
+    fresh, reused = number not in session.from_trace, number in session.reused
+    session.ledger.complete(trial, result, fresh=fresh, elapsed_s=session.elapsed_s, reused=reused)
+    session.reused.discard(number)
+    session.done += not reused
+    session.passed += not reused
 
 
 def _state(session: _Session) -> SearchState:
@@ -380,6 +398,7 @@ def _result(session: _Session) -> SearchResult:
     return SearchResult(
         stopped=session.stopped,
         passes=session.done,
+        reused=sum(bool(t.user_attrs.get("reused")) for t in book.trials(TrialState.COMPLETE)),
         failed=session.failed,
         rejected=dict(session.gate.rejected),
         reference=ledger.reference,

@@ -64,6 +64,11 @@ class Ledger:
         """Points of all merged fronts."""
         return sum(len(front) for front in self.merged.values())
 
+    @property
+    def passes(self) -> int:
+        """Forward passes that are complete; those of an earlier run do not count."""
+        return self.history[-1].passes if self.history else 0
+
     def reference_point(self, device: str) -> list[float] | None:
         """Upper end of each objective, in the job's order; None before the full network ran."""
         if self.reference is None:
@@ -96,7 +101,15 @@ class Ledger:
                 found[device] = hypervolume(front.points(self.problem.objectives), reference)
         return found
 
-    def complete(self, trial: Trial, result: PassResult, *, fresh: bool, elapsed_s: float) -> None:
+    def complete(
+        self,
+        trial: Trial,
+        result: PassResult,
+        *,
+        fresh: bool,
+        elapsed_s: float,
+        reused: bool = False,
+    ) -> None:
         """Write down a finished pass: trace, fronts, then the trial, then the log.
 
         Args:
@@ -104,6 +117,7 @@ class Ledger:
             result: What its pass yielded.
             fresh: Whether the trace is not on disk yet.
             elapsed_s: Seconds that the search has run, earlier sessions included.
+            reused: Whether an earlier run made the pass.
         """
         setting = self.book.codec.decode(trial.params)
         key = setting_key(setting)
@@ -116,8 +130,8 @@ class Ledger:
         self.add(trial.number, result.fronts)
         self.traces[trial.number] = self.trace_hash(key)
         volumes = self.hypervolumes()
-        step = _step(len(self.history) + 1, elapsed_s, volumes)
-        attrs = {
+        step = _step(self.passes + (not reused), elapsed_s, volumes)
+        attrs: dict[str, Any] = {
             "setting": setting,
             "trace": f"traces/{path.name}",
             "trace_hash": self.traces[trial.number],
@@ -125,6 +139,8 @@ class Ledger:
             "front": {front.device: self._compact(front) for front in result.fronts.devices},
             "hypervolume": volumes,
         }
+        if reused:
+            attrs["reused"] = True
         tell_complete(
             self.book,
             trial,
@@ -157,7 +173,8 @@ def open_ledger(run: Run, book: Book, problem: SearchProblem, weights_hash: str)
         ledger.traces[trial.number] = ledger.trace_hash(key)
         elapsed = trial.user_attrs["seconds"]["elapsed"]
         volumes = trial.user_attrs["hypervolume"]
-        ledger.history.append(_step(len(ledger.history) + 1, elapsed, volumes))
+        passes = ledger.passes + (not trial.user_attrs.get("reused"))
+        ledger.history.append(_step(passes, elapsed, volumes))
         ledger.elapsed_s = elapsed
         path = stored_trace(run, trial)
         if key == full and path.exists():

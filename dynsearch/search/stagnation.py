@@ -13,10 +13,11 @@ def stands_still(history: Sequence[HypervolumeStep], patience: int | None) -> bo
     """Whether the last `patience` passes together added less than `LEAST_GAIN`.
 
     Args:
-        history: Hypervolume after each pass, of the union of all fronts, mean over devices.
+        history: Hypervolume after each pass, of the union of all fronts, mean over devices; what
+            was reused from another run is no pass.
         patience: Passes; None: a search is never called off.
     """
-    if patience is None or len(history) <= patience:
+    means = list({step.passes: step.mean for step in history}.values())
+    if patience is None or len(means) <= patience:
         return False
-    before, now = history[-1 - patience].mean, history[-1].mean
-    return now <= before * (1.0 + LEAST_GAIN)
+    return means[-1] <= means[-1 - patience] * (1.0 + LEAST_GAIN)

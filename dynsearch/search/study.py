@@ -275,9 +275,13 @@ def _mirror(book: Book, trial: FrozenTrial) -> None:
 
 
 def counts(book: Book) -> tuple[int, int]:
-    """Finished trials: `(complete, failed)`; trials that were given up as stale do not count."""
+    """Passes that ended: `(complete, failed)`.
+
+    Trials that were given up as stale do not count, nor those whose pass an earlier run made.
+    """
+    complete = [t for t in book.trials(TrialState.COMPLETE) if not t.user_attrs.get("reused")]
     failed = [t for t in book.trials(TrialState.FAIL) if not t.user_attrs.get("stale")]
-    return len(book.trials(TrialState.COMPLETE)), len(failed)
+    return len(complete), len(failed)
 
 
 def settings_of(book: Book) -> list[Params]:
