@@ -29,7 +29,7 @@ F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
 
 PLENTY = 300  # rows of a kind and format
-POINTS = 200  # at most
+POINTS = 300  # at most
 HELPERS = 3  # distinct operators of a row, at most
 NEW = 0.02  # share of an operator's variance that the points before it must leave open
 PENALTIES = (1.0, 4.0, 16.0)
