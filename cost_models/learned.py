@@ -41,9 +41,9 @@ class Learned:
 
     def log_factor(self, ops: OpTable) -> F64:
         """Logarithm of (measured / form) of R operators of this kind and format [R]."""
-        points, weights = self.points.astype(np.float32), self.weights.astype(np.float32)
+        points, weights = _right(self.points).astype(np.float32), self.weights.astype(np.float32)
         # single precision: most of the time of pricing goes into these exponentials
-        return _by_block(ops, lambda x: bumps(x.astype(np.float32), points) @ weights)
+        return _by_block(ops, lambda x: _between(_left(x).astype(np.float32), points) @ weights)
 
     def unsure(self, ops: OpTable) -> F64:
         """Log error [R] that stays: none at a point, `log_sd` away from all of them."""
@@ -72,9 +72,22 @@ def _by_block(ops: OpTable, per_row: Callable[[F64], NDArray[Any]]) -> F64:
 
 def bumps(x: NDArray[Any], points: NDArray[Any]) -> NDArray[Any]:
     """exp(-|x - z|^2 / 2) of R places and Q points [R, Q]."""
-    found: NDArray[Any] = x @ points.T
-    found -= 0.5 * (x**2).sum(axis=1)[:, None]
-    found -= 0.5 * (points**2).sum(axis=1)
+    return _between(_left(x), _right(points))
+
+
+def _left(x: NDArray[Any]) -> NDArray[Any]:
+    """Rows whose products with `_right` are -|x - z|^2 / 2 [R, axes + 2]."""
+    return np.column_stack([x, -0.5 * (x**2).sum(axis=1), np.ones(len(x))])
+
+
+def _right(points: NDArray[Any]) -> NDArray[Any]:
+    """See `_left` [axes + 2, Q]."""
+    ones = np.ones(len(points))
+    return np.stack([*points.T, ones, -0.5 * (points**2).sum(axis=1)])
+
+
+def _between(left: NDArray[Any], right: NDArray[Any]) -> NDArray[Any]:
+    found: NDArray[Any] = left @ right
     np.minimum(found, 0.0, out=found)
     np.exp(found, out=found)
     return found

@@ -29,9 +29,9 @@ F64 = NDArray[np.float64]
 I64 = NDArray[np.int64]
 
 PLENTY = 300  # rows of a kind and format
-POINTS = 100  # at most
+POINTS = 300  # at most
 HELPERS = 3  # distinct operators of a row, at most
-NEW = 0.05  # share of an operator's variance that the points before it must leave open
+NEW = 0.02  # share of an operator's variance that the points before it must leave open
 PENALTIES = (1.0, 4.0, 16.0)
 FOLDS = 4
 BETTER = 0.97  # left-out squared error that learning must fall below, relative to none

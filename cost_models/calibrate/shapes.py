@@ -84,9 +84,10 @@ def measured(
         threads: Threads that shared an execution (processor cores only).
     """
     families = np.array([_family(s) for s in shapes])
-    tables, order = [], []
+    tables: list[Measured] = []
+    order: list[int] = []
     for family in dict.fromkeys(families.tolist()):
-        mine = np.flatnonzero(families == family)
+        mine = np.flatnonzero(families == family).tolist()
         part = [shapes[i] for i in mine]
         tables.append(
             Measured(
@@ -103,8 +104,8 @@ def measured(
                 peer_s={},
             )
         )
-        order.append(mine)
-    return tables, np.concatenate(order)
+        order += mine
+    return tables, np.array(order, dtype=np.int64)
 
 
 def _family(shape: Shape) -> str:

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cost_models.adapters import scan
-from cost_models.calibrate.beliefs import Posterior, default_prior
+from cost_models.calibrate.beliefs import Posterior, Prior, default_prior
 from cost_models.calibrate.intervals import Spread, split
 from cost_models.calibrate.posterior import LeftOut, fit_rows, left_out
 from cost_models.calibrate.rows import Prepared, prepare
@@ -74,13 +74,20 @@ def ship(root: Path, out: Path = PROFILES, *, only: str = "", rows: int = FIT_RO
     return told
 
 
-def profile_of(subject: Subject, *, today: str | None = None, rows: int = FIT_ROWS) -> Profile:
+def profile_of(
+    subject: Subject,
+    *,
+    today: str | None = None,
+    rows: int = FIT_ROWS,
+    names: Sequence[str] | None = None,
+) -> Profile:
     """Fit one subject, and estimate its errors from groups left out.
 
     Args:
         subject: Device and runtime with their tables.
         today: Date of the profile, that of this day where None.
         rows: Rows that one fit looks at.
+        names: Parameters to fit; None: those that rows of others can tell apart.
 
     Raises:
         InputError: too few rows or groups.
@@ -89,12 +96,12 @@ def profile_of(subject: Subject, *, today: str | None = None, rows: int = FIT_RO
         text = f"too few rows, {FEWEST} are needed; measure more"
         raise InputError.one(subject.name, "rows", len(subject), text)
     device = subject.device
-    posterior = fit_rows(subject.tables, device, limit=rows, learning=True)
-    outside = left_out(subject.tables, device, limit=rows, learning=True)
+    posterior = fit_rows(subject.tables, device, names=names, limit=rows, learning=True)
+    outside = left_out(subject.tables, device, names=names, limit=rows, learning=True)
     prepared = prepare(subject.tables)
     fitted = posterior.on(device)
     spread = _spread(subject, prepared, fitted, outside)
-    names, model, covariance = _learned(device, posterior)
+    told, model, covariance = _learned(default_prior(device, names), posterior)
     ape = np.abs(np.exp(-outside.log_error) - 1)
     return Profile(
         name=subject.name,
@@ -114,7 +121,7 @@ def profile_of(subject: Subject, *, today: str | None = None, rows: int = FIT_RO
         formats=tuple(DTYPES[i] for i in np.unique(prepared.ops.dtype)),
         sources=tuple(dict.fromkeys(t.source for t in subject.tables)),
         kind_log_sd={k: _short(v) for k, v in spread.kind_log_sd.items()},
-        uncertain=names,
+        uncertain=told,
         log_covariance=covariance,
         learned=posterior.learned,
     )
@@ -158,10 +165,10 @@ def _times(rows: Prepared, device: Device):  # type: ignore[no-untyped-def]
 
 
 def _learned(
-    device: Device, posterior: Posterior
+    prior: Prior, posterior: Posterior
 ) -> tuple[tuple[str, ...], dict[str, float], tuple[tuple[float, ...], ...]]:
     """Names, values and covariance of the parameters that the rows told something of."""
-    before, after = default_prior(device).log_sd, posterior.log_sd
+    before, after = prior.log_sd, posterior.log_sd
     known = [i for i, n in enumerate(posterior.names) if after[n] < LEARNED * before[n]]
     names = tuple(posterior.names[i] for i in known)
     covariance = posterior.covariance[np.ix_(known, known)]

@@ -141,7 +141,7 @@ def torch_timer(threads: int) -> tuple[Timer, str]:
         where: Any = {"dtype": types[shape.dtype], "device": "cuda" if cuda else "cpu"}
         with torch.inference_mode():
             call = _TORCH[shape.op](shape, lambda *sizes: torch.randn(*sizes, **where))
-            return median(call, _cuda_seconds if cuda else _seconds)
+            return median(call, _cuda_seconds if cuda else seconds_by(threads))
 
     return timer, "torch-eager"
 
@@ -227,7 +227,7 @@ def onnxruntime_timer(threads: int) -> tuple[Timer, str]:
             model.SerializeToString(), options, providers=["CPUExecutionProvider"]
         )
         feed = {"x": np.ones((m, k), dtype=np.float32)}
-        return median(lambda: session.run(None, feed), _seconds)
+        return median(lambda: session.run(None, feed), seconds_by(threads))
 
     return timer, "onnxruntime"
 
@@ -239,11 +239,17 @@ def median(call: Callable[[], object], clock: Callable[..., float]) -> float:
     return sorted(clock(call, burst) / burst for _ in range(REPEATS))[REPEATS // 2]
 
 
-def _seconds(call: Callable[[], object], burst: int) -> float:
-    start = time.perf_counter()
-    for _ in range(burst):
-        call()
-    return time.perf_counter() - start
+def seconds_by(threads: int) -> Callable[[Callable[[], object], int], float]:
+    """Clock of a burst: of one thread its processor time, which other work disturbs least."""
+    now = time.thread_time if threads == 1 else time.perf_counter
+
+    def seconds(call: Callable[[], object], burst: int) -> float:
+        start = now()
+        for _ in range(burst):
+            call()
+        return now() - start
+
+    return seconds
 
 
 def _cuda_seconds(call: Callable[[], object], burst: int) -> float:

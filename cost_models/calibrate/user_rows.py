@@ -22,6 +22,7 @@ from cost_models.calibrate.ship import FEWEST, profile_of
 from cost_models.calibrate.subjects import Subject
 from cost_models.calibrate.target import KEYS, MATMUL, NETWORK, OPS, Shape, shape_of
 from cost_models.device import Device
+from cost_models.forms import parameters_of
 from cost_models.measured import Measured
 from cost_models.profile import Profile
 from search_spaces.candidate import DTYPES
@@ -55,13 +56,13 @@ def next_shapes(
     Raises:
         InputError: as `read_rows`, of `known`.
     """
-    shapes, posterior = pool(dtype, ops), prior_only(device)
+    shapes, names = pool(dtype, ops), tuple(parameters_of(device.kind))
+    posterior = prior_only(device, default_prior(device, names))
     before: list[Measured] = []
     if known is not None:
         done, seconds = _shapes_of(known)
         before = measured(done, seconds, device, runtime, known.name, threads=threads)[0]
-        found = fit_rows(before, device)
-        posterior = replace(posterior, values=found.values)
+        posterior = replace(posterior, values=fit_rows(before, device, names=names).values)
         shapes = [shape for shape in shapes if shape not in set(done)]
     tables, number = measured(
         shapes, [1.0] * len(shapes), device, runtime, "plan", threads=threads
@@ -79,6 +80,9 @@ def plan_text(shapes: list[Shape]) -> str:
 def fit_csv(path: Path, device: Device, runtime: str, *, threads: int = 1) -> Profile:
     """Profile of a device from a CSV of measurements.
 
+    All parameters of the form are fitted: rows of single operators tell apart what whole networks
+    of others cannot.
+
     Args:
         path: The file.
         device: Facts of the device.
@@ -94,9 +98,10 @@ def fit_csv(path: Path, device: Device, runtime: str, *, threads: int = 1) -> Pr
     if rows < FEWEST:
         text = f"too few rows, {FEWEST} are needed at least and 20 are better; measure more"
         raise InputError.one(path, "rows", rows, text)
-    told_by(tables, device, prior_only(device, default_prior(device)))
+    names = tuple(parameters_of(device.kind))
+    told_by(tables, device, prior_only(device, default_prior(device, names)))
     subject = Subject(device=device, runtime=runtime, training=False, tables=tuple(tables))
-    return profile_of(subject)
+    return profile_of(subject, names=names)
 
 
 def read_rows(path: Path, device: Device, runtime: str, *, threads: int = 1) -> list[Measured]:

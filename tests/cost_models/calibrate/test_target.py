@@ -52,6 +52,15 @@ def test_onnxruntime_says_what_it_cannot_time() -> None:
         timer(target.Shape("attention", "fp32", 1, 4, 8, 4, 2))
 
 
+def test_one_thread_is_timed_by_its_own_work_and_several_by_the_clock(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(target.time, "thread_time", iter([1.0, 3.0]).__next__)
+    monkeypatch.setattr(target.time, "perf_counter", iter([1.0, 8.0]).__next__)
+    assert target.seconds_by(1)(lambda: None, 2) == 2.0
+    assert target.seconds_by(4)(lambda: None, 2) == 7.0
+
+
 def test_rows_never_go_to_a_file_of_other_columns(tmp_path: Path) -> None:
     plan, out = tmp_path / "plan.csv", tmp_path / "out.csv"
     plan.write_text(PLAN)

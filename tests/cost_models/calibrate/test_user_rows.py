@@ -127,3 +127,15 @@ def test_rows_of_a_network_are_its_layers_and_one_call() -> None:
     flops = table.ops.executed_flops * table.ops.count
     assert flops[matmul].sum() == 3 * matrices
     assert flops[attention].sum() == pytest.approx(3 * scores, rel=0.2)  # with its softmax
+
+
+def test_a_processor_is_told_by_its_own_operators_what_networks_cannot_tell(
+    tmp_path: Path,
+) -> None:
+    device = load_device("raspberry-pi-5")
+    told = {"efficiency_attention_fp32": 0.2, "efficiency_matmul_fp32": 0.5}
+    truth = with_parameters(device, told)
+    shapes = user_rows.next_shapes(device, 30, ops=("matmul", "attention"))
+    profile = user_rows.fit_csv(measured_by(truth, shapes, tmp_path), device, "torch-eager")
+    for name, value in told.items():
+        assert np.isclose(profile.model[name], value, rtol=0.3), name
