@@ -86,10 +86,8 @@ def main() -> None:
     exits = Exits(layers=SITES, thresholds=(threshold,) * len(SITES))
     scorer = "scorer.out.weight" in weights
     print(f"{args.job.stem}, {len(recorded.labels)} rows of the search split, {folder.name[:8]}")
-    print(
-        "| setting | same exit | same answer | mean exit replayed, run | accuracy | loads apart |"
-    )
-    print("|---|---|---|---|---|---|")
+    print("| setting | same exit | same answer | mean exit: replayed, run | accuracy |")
+    print("|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as place:
         base = save_trace(Path(place) / "whole.npz", recorded)
         for name, outer in settings(whole, scorer=scorer).items():
