@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sized
+from collections.abc import Iterable, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,10 +67,18 @@ class Findings(list[Finding]):
             text = f"belongs to {' and '.join(owners)}: leave it out"
             self.reject(1, key, value, text, default)
 
-    def one_per_layer(self, key: str, values: Sized, layers: Sized, what: str) -> None:
+    def one_per_layer(self, key: str, values: Sequence[Any], layers: Sized, what: str) -> None:
         """Reject a list that has not one value per layer."""
         if len(values) != len(layers):
-            self.reject(1, key, values, f"needs one {what} per layer: {len(layers)} layers")
+            reason = f"needs one {what} per layer: {len(layers)} layers"
+            self.reject(1, key, values, reason, fitted(values, len(layers)))
+
+
+def fitted(values: Sequence[Any], size: int) -> tuple[Any, ...] | None:
+    """The values cut off, or the last one repeated, to so many; None without any."""
+    if not values:
+        return None
+    return (*values[:size], *[values[-1]] * (size - len(values)))
 
 
 def check_backbone(backbone: Backbone) -> list[Finding]:

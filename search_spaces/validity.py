@@ -31,7 +31,7 @@ from search_spaces.check_experts import check_experts
 from search_spaces.check_skims import check_skim
 from search_spaces.errors import InputError, Problem
 from search_spaces.exits import exit_criteria
-from search_spaces.findings import Finding, Findings, check_backbone
+from search_spaces.findings import Finding, Findings, check_backbone, fitted
 from search_spaces.parts import later_defaults
 from search_spaces.tokens import SCORER_WIDTH
 from search_spaces.vocabulary import ANSWERS, OUTPUTS, REUSES
@@ -249,7 +249,8 @@ def _check_cascade(found: Findings, candidate: Candidate) -> None:
         found.reject(1, "cascade.stages", cascade.stages, "needs at least two stages")
     if len(cascade.thresholds) != max(len(cascade.stages) - 1, 0):
         reason = "needs one threshold per stage but the last"
-        found.reject(1, "cascade.thresholds", cascade.thresholds, reason)
+        near = fitted(cascade.thresholds, max(len(cascade.stages) - 1, 0))
+        found.reject(1, "cascade.thresholds", cascade.thresholds, reason, near)
 
 
 def _check_pairs(found: Findings, candidate: Candidate) -> None:

@@ -74,6 +74,17 @@ def test_no_policy_is_slower_than_no_exit_at_all(policy: str) -> None:
     assert full.exits[-1] == 1.0
 
 
+@pytest.mark.parametrize("policy", ["recompute", "sync_parallel", "copy_state"])
+def test_no_short_generation_takes_longer_than_the_worst(policy: str) -> None:
+    """Passes over all that waited, and keys of rows that left, cost more than no exit at all."""
+    candidate = decoder(policy, exit_batching="compact")
+    found = generate(setting(candidate, batch=3, lengths=(48,), new_tokens=3))
+    assert found.latencies.max() <= found.worst_s * (1 + 1e-9)
+    whole = Candidate(backbone=WRITER, depth=6, output="text", exit_batching="compact")
+    plain = generate(setting(whole, batch=3, lengths=(48,), new_tokens=3))
+    assert found.worst_s > plain.worst_s
+
+
 def test_a_schedule_by_position_runs_the_layers_that_it_states() -> None:
     exits = Exits(
         layers=(2, 4),
