@@ -92,7 +92,7 @@ def judged(run: str, bench: Mapping[str, Any], limit_s: float | None) -> list[di
     out = []
     for runtime, dtype, batch in keys:
         group = [r for r in bench["rows"] if (r["runtime"], r["batch"]) == (runtime, batch)]
-        mine = [r for r in group if r["dtype"] == dtype and r["counted"]]
+        mine = [r for r in group if r["dtype"] == dtype and r.get("counted", True)]
         if mine:  # other formats have their full network alone beside it
             named = {"run": run, "runtime": runtime, "dtype": dtype, "batch": batch}
             out.append(named | _judge(mine, bench, limit_s))
