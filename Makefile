@@ -2,6 +2,7 @@
 # make test       lint, types and the tests that take minutes; make test-all runs the slow ones too
 # make gains      joint search against each family alone and static networks; SEEDS=0,1,2
 # make bench      the speed table
+# make docs       docs/ as a site that opens from disk: site/index.html
 # Nothing is installed twice: stamp files in the virtual environment remember what is there.
 
 PYTHON ?= python3
@@ -12,7 +13,7 @@ OUT ?= runs/out
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: search gains test test-all lint unit bench install install-test install-demo clean
+.PHONY: search gains test test-all lint unit bench docs install install-test install-demo clean
 
 BIN := $(VENV)/bin
 # Modules are compiled when they are first imported; most of those installed never are.
@@ -54,6 +55,19 @@ lint: install-test install-demo
 bench: install-test install-demo
 	$(ONE_THREAD) $(BIN)/python tests/bench/run_all.py --out $(OUT)/bench.md
 
+# Docstrings are read, never imported: the site needs no torch, and has an environment of its own.
+DOCS_VENV ?= .venv-docs
+
+docs: $(DOCS_VENV)/.installed
+	NO_MKDOCS_2_WARNING=1 $(DOCS_VENV)/bin/mkdocs build --strict --quiet
+	echo "site/index.html"
+
+$(DOCS_VENV)/.installed: requirements/docs.txt
+	$(PYTHON) -m venv $(DOCS_VENV)
+	$(DOCS_VENV)/bin/python -m pip --disable-pip-version-check install --progress-bar off \
+	    --no-compile --no-deps -r requirements/docs.txt
+	touch $@
+
 install: $(VENV)/.installed
 install-test: $(VENV)/.installed-test
 install-demo: $(VENV)/.installed-demo
@@ -78,4 +92,4 @@ $(VENV)/.installed-demo: $(VENV)/.torch requirements/demo.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(DOCS_VENV) site dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis

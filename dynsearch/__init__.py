@@ -46,16 +46,17 @@ def __getattr__(name: str) -> Any:
     return getattr(import_module(module), attribute)
 
 
-def load(folder: str | Path, *, threads: int | None = None) -> Model:
+def load(folder: str | Path, *, threads: int | None = None, runtime: str | None = None) -> Model:
     """A model that `dynsearch export` wrote, torch or ONNX: `load(FOLDER).classify([...])`.
 
     Args:
         folder: The folder of one configuration.
         threads: Of the runtime; None: one for onnxruntime, torch as it is set.
+        runtime: Of ONNX graphs: "onnxruntime" (also None) or "openvino".
 
     Raises:
         InputError: a file that is missing, changed or of another export.
     """
     from dynsearch.export.runner import load as load_export
 
-    return load_export(folder, threads=threads)
+    return load_export(folder, threads=threads, runtime=runtime)

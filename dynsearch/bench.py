@@ -22,8 +22,8 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import spearmanr
 
+from dynsearch.agreement import mape, rank_correlation
 from dynsearch.bench_select import (
     REFERENCE_FAMILIES,
     BenchConfig,
@@ -314,17 +314,3 @@ def _figures(group: _Group, timings: Timings, own: F64 | None) -> dict[str, dict
         "spearman": {"value": rank_correlation(p.mean_s[use], m[use])},
         "coverage": {"value": float(inside[use].mean()) if use.any() else None},
     }
-
-
-def mape(predicted: F64, measured: F64) -> float | None:
-    """Mean of |predicted - measured| / measured, None of nothing."""
-    if measured.size == 0:
-        return None
-    return float(np.mean(np.abs(predicted - measured) / measured))
-
-
-def rank_correlation(predicted: F64, measured: F64) -> float | None:
-    """Spearman's rank correlation, None where ranks do not differ."""
-    if np.unique(predicted).size < 2 or np.unique(measured).size < 2:
-        return None
-    return float(spearmanr(predicted, measured).statistic)

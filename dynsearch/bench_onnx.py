@@ -8,15 +8,14 @@ what a dynamic network has to beat.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dynsearch.bench import Engine
 from dynsearch.bench_select import for_batch
 from dynsearch.bench_timing import F64, Batch, Runner
-from dynsearch.export.onnx_engine import OnnxEncoder, open_session
+from dynsearch.export.onnx_engine import OPENERS, OnnxEncoder, Opener, open_session
 from dynsearch.export.onnx_plan import DTYPES, graphs
 from dynsearch.export.torch_export import reachable
 from dynsearch.models.dynamic import EncoderConfig, Weights
@@ -29,9 +28,8 @@ if TYPE_CHECKING:
 
 UNCALIBRATED = (
     "predicted from what torch's operators cost, because {0} is not calibrated on this machine: "
-    "read the scaled errors, or run dynsearch calibrate --runtime onnxruntime"
+    "read the scaled errors, or run dynsearch calibrate --runtime {0}"
 )
-Opener = Callable[[str | bytes, int], Any]
 
 
 def onnx_engine(opened: Opened, runtime: str) -> Engine:
@@ -115,39 +113,3 @@ def onnx_runner(encoder: OnnxEncoder) -> Runner:
         return np.array([stamps[layers.index(layer)] for layer in result.exit_layer])
 
     return run
-
-
-class _Compiled:
-    """A graph in OpenVINO, called as onnxruntime's sessions are."""
-
-    def __init__(self, model: Any) -> None:
-        self._request = model.create_infer_request()
-
-    def run(self, names: None, feed: Mapping[str, Any]) -> list[Any]:
-        """All outputs, in order, as arrays of their own."""
-        found = self._request.infer(feed)
-        return [np.array(value) for value in found.values()]
-
-
-def open_openvino(graph: str | bytes, threads: int) -> _Compiled:
-    """A graph compiled by OpenVINO for the processor.
-
-    Raises:
-        InputError: it is not installed.
-    """
-    try:
-        import openvino
-    except ImportError:
-        raise InputError.one(
-            "command line", "--runtime", "openvino", "not installed; run: pip install openvino"
-        ) from None
-    core = openvino.Core()
-    settings = {
-        "INFERENCE_NUM_THREADS": threads,
-        "PERFORMANCE_HINT": "LATENCY",
-        "INFERENCE_PRECISION_HINT": "f32",
-    }
-    return _Compiled(core.compile_model(core.read_model(graph), "CPU", settings))
-
-
-OPENERS: dict[str, Opener] = {"onnxruntime": open_session, "openvino": open_openvino}

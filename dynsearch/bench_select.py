@@ -39,13 +39,13 @@ def config_of(candidate: Candidate, *, must: bool = False) -> BenchConfig:
 
 
 def pool_from_front(front: Front, device: str) -> list[BenchConfig]:
-    """The points of `device` as a pool; named ones must be timed."""
+    """The points of `device` as a pool; named and certified ones must be timed."""
     return [
         BenchConfig(
             id=p.id,
             family=p.family,
             candidate=candidate_from_dict(p.candidate),
-            must=bool(p.named),
+            must=bool(p.named or p.certificate),
         )
         for p in front.front
         if p.device == device

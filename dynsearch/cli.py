@@ -36,6 +36,9 @@ Run = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder of a search
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object in place of text.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no warnings.")]
 Trials = Annotated[int | None, typer.Option(help="Forward passes in all, also earlier ones.")]
+OnnxRuntime = Annotated[
+    str | None, typer.Option("--runtime", help="Of ONNX graphs: onnxruntime or openvino.")
+]
 Workers = Annotated[int | None, typer.Option(help="Passes in parallel.")]
 Storage = cli_jobs.Storage
 
@@ -219,13 +222,16 @@ def run_export(
     out: Annotated[Path | None, typer.Option(help="JSONL file that gets the answers.")] = None,
     batch: Annotated[int, typer.Option(min=1, help="Texts in a batch.")] = 1,
     threads: Annotated[int, typer.Option(min=1, help="Threads of the runtime.")] = 1,
+    runtime: OnnxRuntime = None,
     json_: Json = False,
     quiet: Quiet = False,
 ) -> int:
     """Classify texts with an exported model."""
     from dynsearch.commands import run_export as command
 
-    result = command.run_export(folder, texts, out=out, batch=batch, threads=threads)
+    result = command.run_export(
+        folder, texts, out=out, batch=batch, threads=threads, runtime=runtime
+    )
     return _finish(ctx, result, command.show)
 
 
@@ -242,6 +248,7 @@ def verify(
     ] = None,
     rows: Annotated[int, typer.Option(min=1, help="Texts at most.")] = 400,
     repeats: Annotated[int, typer.Option(min=1, help="Repeats of the timing.")] = 5,
+    runtime: OnnxRuntime = None,
     json_: Json = False,
     quiet: Quiet = False,
 ) -> int:
@@ -260,6 +267,7 @@ def verify(
             rows=rows,
             repeats=repeats,
             on_progress=progress.share,
+            runtime=runtime,
         )
     return _finish(ctx, result, show)
 
@@ -278,10 +286,21 @@ def bench(
     runtime: Annotated[
         str, typer.Option(help="torch, onnxruntime or openvino: what runs the configurations.")
     ] = "torch",
+    agreement: Annotated[
+        bool, typer.Option("--agreement", help="Time nothing: judge what was measured.")
+    ] = False,
+    also: Annotated[
+        list[Path] | None, typer.Option(help="Another run for --agreement; may be repeated.")
+    ] = None,
     json_: Json = False,
     quiet: Quiet = False,
 ) -> int:
     """Time the front on this machine, beside its prediction."""
+    if agreement:
+        from dynsearch import agreement as judge
+        from dynsearch.commands.agreement import show as show_agreement
+
+        return _finish(ctx, judge.agreement([run, *(also or ())]), show_agreement)
     batches = _counts("--batch", batch)
     from dynsearch import main_job
     from dynsearch.commands import show
@@ -399,7 +418,7 @@ def calibrate(
     dtype: Annotated[str, typer.Option(help="Number format to plan.")] = "fp32",
     ops: Annotated[str, typer.Option(help="What to plan.")] = "matmul,attention,network",
     runtime: Annotated[
-        str, typer.Option(help="What ran the rows to fit; host: torch or onnxruntime.")
+        str, typer.Option(help="What ran the rows to fit; host: torch, onnxruntime or openvino.")
     ] = "torch-eager",
     seconds: Annotated[float, typer.Option(min=1, help="Time to measure.")] = 100,
     threads: Annotated[int, typer.Option(min=1, help="Threads of the measured runtime.")] = 1,

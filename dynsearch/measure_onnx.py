@@ -1,8 +1,8 @@
-"""Times matrices and whole networks on onnxruntime: what its calibration is fitted to.
+"""Times matrices and whole networks on onnxruntime or OpenVINO: what calibration is fitted to.
 
 Run by `dynsearch calibrate --runtime onnxruntime` as a module in a process of its own:
 
-    python -m dynsearch.measure_onnx plan.json rows.jsonl --seconds 90 --threads 1
+    python -m dynsearch.measure_onnx --runtime onnxruntime plan.json rows.jsonl --seconds 90
 
 The matrices are graphs of one operator, less what a call of a graph that does nothing takes,
 because inside a network nobody pays for the call. The networks are graphs as they are exported,
@@ -28,7 +28,7 @@ import torch
 from cost_models.calibrate import measure
 from cost_models.calibrate.fit import Runtime
 from cost_models.calibrate.plan import Item, make_plan
-from dynsearch.export.onnx_engine import OnnxEncoder, open_session
+from dynsearch.export.onnx_engine import OPENERS, OnnxEncoder, Opener, open_session
 from dynsearch.export.onnx_graph import matrix_graph
 from dynsearch.export.onnx_plan import DTYPES, graphs
 from dynsearch.models.dynamic import EncoderConfig, Weights
@@ -36,7 +36,7 @@ from dynsearch.models.int8 import quantised
 from search_spaces.candidate import Backbone, Candidate, Exits, Experts, Skim
 from search_spaces.errors import InputError
 
-NAME = "onnxruntime"
+EXTRAS = {"onnxruntime": "onnx", "openvino": "openvino"}  # that bring a runtime
 VOCABULARY = 8192  # words of the random networks: a look-up reads so few that more change nothing
 OPS = ("matmul", "chain", "copy")
 NEVER = 2.0  # a threshold that no share of a class reaches
@@ -54,16 +54,16 @@ def runtime_of(name: str) -> Runtime:
     Raises:
         InputError: an unknown one, or it is not installed.
     """
-    if name != NAME:
-        raise InputError.one("command line", "--runtime", name, f"must be torch or {NAME}")
+    if name not in OPENERS:
+        text = f"must be one of torch, {', '.join(OPENERS)}"
+        raise InputError.one("command line", "--runtime", name, text)
     try:
-        driver = f"{NAME} {version(NAME)}"
+        driver = f"{name} {version(name)}"
     except ModuleNotFoundError:
-        text = "not installed; run: pip install 'dynsearch[onnx]'"
+        text = f"not installed; run: pip install 'dynsearch[{EXTRAS[name]}]'"
         raise InputError.one("command line", "--runtime", name, text) from None
-    return Runtime(
-        name=NAME, driver=driver, program=("-m", "dynsearch.measure_onnx"), plan=onnx_plan
-    )
+    program = ("-m", "dynsearch.measure_onnx", "--runtime", name)
+    return Runtime(name=name, driver=driver, program=program, plan=onnx_plan)
 
 
 def onnx_plan(backbone: Backbone) -> list[Item]:
@@ -74,20 +74,22 @@ def onnx_plan(backbone: Backbone) -> list[Item]:
     return [item | {"id": number} for number, item in enumerate(items)]
 
 
-def builder(threads: int) -> Callable[[Item, dict[Any, Any]], measure.Call]:
-    """Makes the callable of an item on so many threads."""
+def builder(
+    threads: int, opener: Opener = open_session
+) -> Callable[[Item, dict[Any, Any]], measure.Call]:
+    """Makes the callable of an item on so many threads of a runtime."""
 
     def build(item: Item, cache: dict[Any, Any]) -> measure.Call:
         if item["op"] == "copy":
             return measure.build(item, cache)
-        calls = {"matmul": _matmul, "chain": _chain}[item["op"]](item, cache, threads)
+        calls = {"matmul": _matmul, "chain": _chain}[item["op"]](item, cache, threads, opener)
         turns = cycle(calls)
         return lambda: next(turns)()
 
     return build
 
 
-def _matmul(item: Item, cache: dict[Any, Any], threads: int) -> list[measure.Call]:
+def _matmul(item: Item, cache: dict[Any, Any], threads: int, opener: Opener) -> list[measure.Call]:
     """One matrix with its bias, `copies` of them in turn."""
     outer, inner, dtype = item["n"], item["k"], item["dtype"]
     have = cache.setdefault(("matrix", outer, inner, dtype), [])
@@ -98,17 +100,17 @@ def _matmul(item: Item, cache: dict[Any, Any], threads: int) -> list[measure.Cal
         if dtype == "int8":
             parts = quantised(parts)
         short = {name.rpartition(".")[2]: value.numpy() for name, value in parts.items()}
-        have.append(open_session(matrix_graph(short), threads))
+        have.append(opener(matrix_graph(short), threads))
     x = rng.standard_normal((item["m"], inner), dtype=np.float32)
     return [partial(session.run, None, {"x": x}) for session in have[: item["copies"]]]
 
 
-def _chain(item: Item, cache: dict[Any, Any], threads: int) -> list[measure.Call]:
+def _chain(item: Item, cache: dict[Any, Any], threads: int, opener: Opener) -> list[measure.Call]:
     """Whole networks of `depth` layers, as many of them as the `copies` layers make."""
     key = ("networks", item["tokens"] > SHORT, *(item.get(name) for name in NETWORK_KEYS))
     if key not in cache:
         count = max(1, item["copies"] // item["depth"])
-        cache[key] = [_network(item, seed, threads) for seed in range(count)]
+        cache[key] = [_network(item, seed, threads, opener) for seed in range(count)]
     rng = np.random.default_rng(0)
     lengths = measure._lengths(item["batch"], item["tokens"])
     shape = (item["batch"], item["tokens"])
@@ -119,7 +121,7 @@ def _chain(item: Item, cache: dict[Any, Any], threads: int) -> list[measure.Call
     ]
 
 
-def _network(item: Item, seed: int, threads: int) -> OnnxEncoder:
+def _network(item: Item, seed: int, threads: int, opener: Opener = open_session) -> OnnxEncoder:
     """Graphs of a random network."""
     depth, experts = item["depth"], item.get("experts", 1)
     max_len = SHORT if item["tokens"] <= SHORT else LONG
@@ -136,7 +138,7 @@ def _network(item: Item, seed: int, threads: int) -> OnnxEncoder:
     candidate = _candidate(item, config)
     weights = random_weights(config, seed)
     manifest, files = graphs(config, weights, candidate, max_len=max_len, pairs=False)
-    return OnnxEncoder(manifest, files.__getitem__, threads=threads)
+    return OnnxEncoder(manifest, files.__getitem__, threads=threads, opener=opener)
 
 
 def _candidate(item: Item, config: EncoderConfig) -> Candidate:
@@ -201,13 +203,18 @@ def random_weights(config: EncoderConfig, seed: int) -> Weights:
     return out
 
 
+def clock_of(threads: int) -> Callable[[], float]:
+    """Seconds of work: of one thread's runtime the time of the process, wherever it does it."""
+    return time.process_time if threads == 1 else time.perf_counter
+
+
 @lru_cache
-def idle_seconds(threads: int) -> float:
+def idle_seconds(threads: int, opener: Opener = open_session) -> float:
     """Median time of a call of a graph that adds a bias to one number."""
     parts = {"weight": np.ones((1, 1), dtype=np.float32), "bias": np.zeros(1, dtype=np.float32)}
-    session = open_session(matrix_graph(parts), threads)
+    session = opener(matrix_graph(parts), threads)
     feed = {"x": np.ones((1, 1), dtype=np.float32)}
-    clock = time.thread_time if threads == 1 else time.perf_counter
+    clock = clock_of(threads)
     times = []
     for _ in range(IDLE_CALLS):
         start = clock()
@@ -216,10 +223,12 @@ def idle_seconds(threads: int) -> float:
     return sorted(times)[IDLE_CALLS // 2]
 
 
-def net_of_calls(items: list[Item], rows: Path, threads: int) -> None:
+def net_of_calls(
+    items: list[Item], rows: Path, threads: int, opener: Opener = open_session
+) -> None:
     """Take the time of an idle call off the rows of single matrices; at most half of a row."""
     single = {item["id"] for item in items if item["op"] == "matmul"}
-    idle = idle_seconds(threads)
+    idle = idle_seconds(threads, opener)
     lines = []
     for line in rows.read_text(encoding="utf-8").splitlines():
         row = json.loads(line)
@@ -231,16 +240,24 @@ def net_of_calls(items: list[Item], rows: Path, threads: int) -> None:
 
 def main(arguments: list[str]) -> int:
     """Command line entry."""
-    parser = argparse.ArgumentParser(description="Time a plan on onnxruntime.")
+    parser = argparse.ArgumentParser(description="Time a plan on a runtime of ONNX graphs.")
     parser.add_argument("plan", type=Path, help="JSON file with a list `items`")
     parser.add_argument("out", type=Path, help="JSON lines file")
     parser.add_argument("--seconds", type=float, default=90.0)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--runtime", choices=sorted(OPENERS), default="onnxruntime")
     args = parser.parse_args(arguments)
     items = json.loads(args.plan.read_text(encoding="utf-8"))["items"]
-    build = builder(args.threads)
-    measure.run_plan(items, args.out, seconds=args.seconds, threads=args.threads, builder=build)
-    net_of_calls(items, args.out, args.threads)
+    opener = OPENERS[args.runtime]
+    measure.run_plan(
+        items,
+        args.out,
+        seconds=args.seconds,
+        threads=args.threads,
+        builder=builder(args.threads, opener),
+        clock=clock_of(args.threads),
+    )
+    net_of_calls(items, args.out, args.threads, opener)
     return 0
 
 

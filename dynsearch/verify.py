@@ -66,6 +66,7 @@ def verify(
     rows: int = 400,
     repeats: int = 5,
     on_progress: Callable[[float], None] | None = None,
+    runtime: str | None = None,
 ) -> dict[str, Any]:
     """Measure an export on this machine.
 
@@ -77,22 +78,25 @@ def verify(
         rows: Texts at most.
         repeats: Repeats of the timing.
         on_progress: Gets the share that is done.
+        runtime: Of ONNX graphs: "onnxruntime" (also None) or "openvino".
 
     Returns:
         `rows` (a budget each), `figures`, `exits`, `certificate`, `passed` and more; `status` is
         "failed" when a budget is missed.
 
     Raises:
-        InputError: the export is not what it was, or there are no texts to run.
+        InputError: the export is not what it was, there are no texts to run, or the runtime does
+            not run it.
     """
     export = open_export(folder)
+    runtime = runtime or export.runtime
     name, warnings = _device(export, device)
     texts = read_texts(export, data, label, rows)
-    engine = engine_of(export)
+    engine = engine_of(export, runtime)
     answered = answer(export, engine, texts)
     measured = time_export(export, engine, texts.tokens, repeats)
     _tell(on_progress, 0.9)
-    measured["peak_bytes"] = measure(folder)
+    measured["peak_bytes"] = measure(folder, runtime)
     _tell(on_progress, 1.0)
     entry = export.config["expected"]["devices"][name]
     budgets = [
@@ -100,7 +104,7 @@ def verify(
         for key, limit in entry["budgets"].items()
     ]
     passed = all(row["passed"] is not False for row in budgets)
-    warnings += _warnings(export, texts, budgets)
+    warnings += _warnings(export, texts, budgets, runtime)
     return {
         "status": "done" if passed else "failed",
         "warnings": warnings,
@@ -111,7 +115,7 @@ def verify(
         "batch": export.workload.batch,
         "threads": export.workload.threads,
         "dtype": export.candidate.dtype,
-        "runtime": export.runtime,
+        "runtime": runtime,
         "rows": budgets,
         "figures": [
             *_costs(entry["predicted"], measured),
@@ -308,12 +312,13 @@ def _certificate(export: OpenedExport) -> dict[str, Any] | None:
     return {"valid": False, "statement": None, "void": list(export.void)} if export.void else None
 
 
-def _warnings(export: OpenedExport, texts: Texts, budgets: Sequence[dict[str, Any]]) -> list[str]:
+def _warnings(
+    export: OpenedExport, texts: Texts, budgets: Sequence[dict[str, Any]], runtime: str
+) -> list[str]:
     told = [f"the certificate is void: {reason}" for reason in export.void]
-    if export.runtime != export.workload.runtime:
+    if runtime != export.workload.runtime:
         told.append(
-            f"costs were predicted for {export.workload.runtime}, this export runs on "
-            f"{export.runtime}"
+            f"costs were predicted for {export.workload.runtime}, this export runs on {runtime}"
         )
     if export.changed:
         told.append(

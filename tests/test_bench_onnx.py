@@ -14,9 +14,10 @@ import pytest
 
 from cost_models import device as device_module
 from dynsearch.bench import Engine, Predictions, bench_run
-from dynsearch.bench_onnx import encoder_on, onnx_engine, onnx_runner, open_openvino
+from dynsearch.bench_onnx import encoder_on, onnx_engine, onnx_runner
 from dynsearch.bench_select import config_of
 from dynsearch.bench_timing import make_blocks
+from dynsearch.export.onnx_engine import open_openvino
 from dynsearch.job import load_job
 from dynsearch.main_job import make_run
 from dynsearch.models.dynamic import DynamicEncoder, EncoderConfig, Weights, plan_of

@@ -11,7 +11,7 @@ import typer
 from cost_models.device import device_names, load_device
 from dynsearch import cli
 from dynsearch.export.table import CSV_COLUMNS
-from dynsearch.job import load_job
+from dynsearch.job import job_hash, load_job
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -31,6 +31,17 @@ def test_own_data_changes_one_line_of_model_and_one_of_data() -> None:
     differ = {key for key in shipped | own if shipped.get(key) != own.get(key)}
     assert differ == {"name", "model", "data"}
     assert [len(own[table]) for table in ("model", "data")] == [1, 1]
+
+
+def test_a_certificate_asked_for_later_finds_the_same_run(tmp_path: Path) -> None:
+    path = ROOT / "runs" / "jobs" / "long-reviews.toml"
+    table = "\n[risk]\nepsilon = 0.02\ndelta = 0.1\nlevels = [0.02]\n"
+    (tmp_path / "later.toml").write_text(path.read_text(encoding="utf-8") + table)
+    plain, later = (load_job(p, check_files=False) for p in (path, tmp_path / "later.toml"))
+    assert later.risk is not None
+    assert plain.training == later.training
+    keys = {job_hash(job, model_hash="m", data_hash="d") for job in (plain, later)}
+    assert len(keys) == 1
 
 
 def command_lines() -> list[str]:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +23,7 @@ pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
 import onnxruntime
 
 from dynsearch import measure_onnx
+from dynsearch.export.onnx_engine import OPENERS
 
 TINY = Backbone(
     name="tiny", num_layers=6, hidden_size=32, num_heads=4, ffn_size=64, vocab_size=99, max_len=512
@@ -62,18 +66,20 @@ def test_networks_have_the_matrices_and_rows_that_their_operator_table_has(
     assert len({str(s) for s in seen}) > 3
 
 
+@pytest.mark.parametrize("runtime", OPENERS)
 def test_a_round_times_every_kind_of_item_and_calls_are_taken_off_matrices(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runtime: str
 ) -> None:
+    pytest.importorskip(runtime, reason=f"{runtime} is not installed")
     monkeypatch.setattr(measure_onnx, "VOCABULARY", 99)
     few = [i for i in PLAN if i["op"] == "matmul" and i["m"] == 8][::5]
     items = [*few, *CHAINS[::7]]
     rows = tmp_path / "rows.jsonl"
-    build = measure_onnx.builder(1)
+    build = measure_onnx.builder(1, OPENERS[runtime])
     measure.run_plan(items, rows, seconds=0.0, threads=1, builder=build)
     before = {r["id"]: r["seconds"] for r in map(json.loads, rows.read_text().splitlines())}
     assert set(before) == {i["id"] for i in items}
-    monkeypatch.setattr(measure_onnx, "idle_seconds", lambda threads: 1e-6)
+    monkeypatch.setattr(measure_onnx, "idle_seconds", lambda threads, opener: 1e-6)
     measure_onnx.net_of_calls(items, rows, 1)
     after = {r["id"]: r["seconds"] for r in map(json.loads, rows.read_text().splitlines())}
     for item in items:
@@ -82,10 +88,21 @@ def test_a_round_times_every_kind_of_item_and_calls_are_taken_off_matrices(
         assert after[item["id"]] == pytest.approx(want)
 
 
+def test_the_work_of_one_thread_is_timed_wherever_the_runtime_does_it() -> None:
+    """A runtime may answer on a thread of its own, whose time a thread's clock does not see."""
+    clock = measure_onnx.clock_of(1)
+    worker = threading.Thread(target=lambda: sum(range(300_000)))
+    start, own = clock(), time.thread_time()
+    worker.start()
+    worker.join()
+    assert clock() - start > 10 * (time.thread_time() - own)
+
+
 def test_the_runtime_names_its_version_and_others_are_refused() -> None:
     found = measure_onnx.runtime_of("onnxruntime")
     assert found.driver == f"onnxruntime {onnxruntime.__version__}"
-    with pytest.raises(InputError, match="must be torch or onnxruntime"):
+    assert found.program[-2:] == ("--runtime", "onnxruntime")
+    with pytest.raises(InputError, match="must be one of torch, onnxruntime, openvino"):
         measure_onnx.runtime_of("tflite")
 
 
@@ -95,3 +112,15 @@ def test_a_machine_that_was_not_calibrated_on_a_runtime_has_no_profile_of_it(
     monkeypatch.setenv("DYNSEARCH_CACHE", str(tmp_path))
     assert profile_of(1, "onnxruntime") is None
     assert "calibrate --runtime" in UNCALIBRATED
+
+
+def test_openvino_is_named_as_itself_or_with_what_installs_it() -> None:
+    try:
+        installed = version("openvino")
+    except ModuleNotFoundError:
+        with pytest.raises(InputError, match=r"pip install 'dynsearch\[openvino\]'"):
+            measure_onnx.runtime_of("openvino")
+        return
+    found = measure_onnx.runtime_of("openvino")
+    assert (found.name, found.driver) == ("openvino", f"openvino {installed}")
+    assert found.program[-2:] == ("--runtime", "openvino")

@@ -123,7 +123,7 @@ def export_of(tmp_path_factory: pytest.TempPathFactory, *, hidden: int) -> Path:
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DYNSEARCH_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(module, "measure", lambda folder: 123.0)
+    monkeypatch.setattr(module, "measure", lambda folder, runtime: 123.0)
 
 
 @pytest.mark.skipif(not CLEAR.exists(), reason="the system has no high-water mark to put back")
@@ -132,7 +132,7 @@ def test_memory_is_that_of_the_weights_and_little_more(tmp_path_factory) -> None
     folder = export_of(tmp_path_factory, hidden=512)
     weights = sum(w.numel() * w.element_size() for w in _weights(folder).values())
     assert weights > 20e6
-    assert 0.8 * weights < measure(folder) < 1.3 * weights
+    assert 0.8 * weights < measure(folder, "torch") < 1.3 * weights
 
 
 @pytest.fixture
@@ -153,7 +153,7 @@ def rewrite(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
 def told(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DYNSEARCH_CACHE", str(tmp_path_factory.mktemp("cache")))
-        patch.setattr(module, "measure", lambda folder: 123.0)
+        patch.setattr(module, "measure", lambda folder, runtime: 123.0)
         return verify(exported, device="here", repeats=2)
 
 
@@ -248,6 +248,21 @@ def test_onnx_exports_are_measured_on_their_own_runtime(graphs, told) -> None:
     said = "costs were predicted for torch, this export runs on onnxruntime"
     assert said in result["warnings"]
     assert said not in told["warnings"]
+
+
+def test_openvino_measures_the_same_graphs(graphs, told) -> None:
+    pytest.importorskip("openvino", reason="the extra openvino is not installed")
+    result = verify(graphs, device="here", repeats=1, runtime="openvino")
+    assert result["runtime"] == "openvino"
+    assert result["exits"] == told["exits"]
+    assert "costs were predicted for torch, this export runs on openvino" in result["warnings"]
+
+
+def test_a_runtime_that_does_not_run_an_export_is_refused(exported, graphs) -> None:
+    with pytest.raises(InputError, match="this is a torch model: export it with --format onnx"):
+        verify(exported, runtime="openvino")
+    with pytest.raises(InputError, match="run on onnxruntime or openvino"):
+        verify(graphs, runtime="torch")
 
 
 @pytest.mark.parametrize("criterion", ["max_prob", "patience"])

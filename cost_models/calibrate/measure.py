@@ -50,6 +50,7 @@ def run_plan(
     threads: int,
     progress: Callable[[int, float], None] | None = None,
     builder: Callable[[Item, dict[Any, Any]], Call] = build,
+    clock: Callable[[], float] | None = None,
 ) -> int:
     """Measure `items` until `seconds` are over; at least one full round is always finished.
 
@@ -60,6 +61,7 @@ def run_plan(
         threads: Torch threads.
         progress: Called with (rounds finished, share of the time used) after every item.
         builder: Makes the callable of an item; of another runtime than torch.
+        clock: Seconds; None: the thread's CPU time for one thread, else the wall clock.
 
     Returns:
         Rounds finished.
@@ -67,7 +69,8 @@ def run_plan(
     import torch
 
     torch.set_num_threads(threads)
-    clock = time.thread_time if threads == 1 else time.perf_counter
+    if clock is None:
+        clock = time.thread_time if threads == 1 else time.perf_counter
     rng, start = random.Random(0), time.monotonic()
     cache: dict[Any, Any] = {}
     calls: dict[int, Call] = {}

@@ -65,7 +65,7 @@ def calibrate(
         seconds: Time to measure.
         threads: Torch threads.
         progress: Called with the share that is done.
-        runtime: "torch" or "onnxruntime".
+        runtime: "torch", "onnxruntime" or "openvino".
 
     Returns:
         `profile` (the file), `device` (its name), `n` measurements, `error` (mean absolute

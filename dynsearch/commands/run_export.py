@@ -14,7 +14,13 @@ from dynsearch.quality.data import read_unchecked
 
 
 def run_export(
-    folder: Path, texts: Path, *, out: Path | None, batch: int, threads: int
+    folder: Path,
+    texts: Path,
+    *,
+    out: Path | None,
+    batch: int,
+    threads: int,
+    runtime: str | None = None,
 ) -> dict[str, Any]:
     """Classify the texts of a file.
 
@@ -25,6 +31,7 @@ def run_export(
         out: JSON Lines file that gets the answers; None: they are in the result.
         batch: Texts in a batch.
         threads: Of the runtime.
+        runtime: Of ONNX graphs; None: onnxruntime.
 
     Returns:
         `n` texts, `exits` (share by layer), `accuracy` (None where rows have no label that the
@@ -33,7 +40,7 @@ def run_export(
     Raises:
         InputError: a folder that is not whole, a file that holds no such texts.
     """
-    model = load(folder, threads=threads)
+    model = load(folder, threads=threads, runtime=runtime)
     columns = model.config["text_columns"]
     wanted = columns[0] if len(columns) == 1 else (columns[0], columns[1])
     found, labels = read_unchecked(texts, text=wanted)

@@ -67,6 +67,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--batch", default="1,8", help="batch sizes, separated by commas")
     parser.add_argument("--repeats", type=int, default=5, help="repeats of everything")
     parser.add_argument("--threads", type=int, default=1, help="threads of the runtime")
+    parser.add_argument("--runtime", help="of ONNX graphs: onnxruntime or openvino")
     parser.add_argument("--json", action="store_true", help="one JSON object")
     options = parser.parse_args(arguments)
     sizes = options.batch.split(",")
@@ -74,7 +75,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error("--batch: whole numbers above 0, separated by commas")
     if options.repeats < 1 or options.threads < 1:
         parser.error("--repeats and --threads must be at least 1")
-    model = runner.load_or_stop(parser, options.threads)
+    model = runner.load_or_stop(parser, options.threads, options.runtime)
     lines = runner.read_lines(parser, options.file)
     texts = runner.pairs_of(parser, [], lines) if model.pairs else lines
     if not texts:

@@ -15,10 +15,11 @@ import torch
 
 from dynsearch.bench_onnx import onnx_runner
 from dynsearch.bench_timing import Batch, Runner, encoder_runner
-from dynsearch.export.onnx_engine import OnnxEncoder
+from dynsearch.export.onnx_engine import OnnxEncoder, Opener, opener_of
 from dynsearch.export.opened import OpenedExport
 from dynsearch.models.dynamic import plan_of
 from search_spaces.candidate import Candidate
+from search_spaces.errors import InputError
 
 Answer = Callable[[Batch], Any]  # batch -> prediction [B], exit_layer [B], logits [B, C]
 
@@ -33,13 +34,19 @@ class Engine:
     worst_runner: Runner
 
 
-def engine_of(export: OpenedExport) -> Engine:
-    """Load an export.
+def engine_of(export: OpenedExport, runtime: str | None = None) -> Engine:
+    """Load an export on a runtime; None: the one of its format.
 
     Raises:
-        InputError: its runtime is not installed, or cannot read it.
+        InputError: the runtime does not run it, is not installed, or cannot read it.
     """
-    return _onnx(export) if export.runtime == "onnxruntime" else _torch(export)
+    runtime = runtime or export.runtime
+    if export.runtime == "onnxruntime":
+        return _onnx(export, opener_of(runtime))
+    if runtime != export.runtime:
+        text = "runs ONNX graphs; this is a torch model: export it with --format onnx"
+        raise InputError.one(export.folder, "runtime", runtime, text)
+    return _torch(export)
 
 
 def _torch(export: OpenedExport) -> Engine:
@@ -54,11 +61,12 @@ def _torch(export: OpenedExport) -> Engine:
     )
 
 
-def _onnx(export: OpenedExport) -> Engine:
+def _onnx(export: OpenedExport, opener: Opener) -> Engine:
     encoder = OnnxEncoder(
         export.config["onnx"],
         lambda name: str(export.folder / name),
         threads=export.workload.threads,
+        opener=opener,
     )
     slowest = without_exit(encoder)
     return Engine(

@@ -1,4 +1,4 @@
-"""Runs the ONNX graphs of one configuration: onnxruntime and numpy alone.
+"""Runs the ONNX graphs of one configuration: onnxruntime or OpenVINO, and numpy.
 
 A graph ends where a sample may leave. Between two graphs the exit rule is asked, and samples that
 have their answer leave the batch, so that what follows is computed for the others alone.
@@ -18,6 +18,7 @@ from search_spaces.errors import InputError
 from search_spaces.exits import exit_score
 
 Ints = NDArray[np.int64]
+Opener = Callable[[str | bytes, int], Any]  # graph, threads -> what has onnxruntime's `run`
 PROVIDERS = ("CPUExecutionProvider",)
 
 
@@ -59,7 +60,7 @@ class OnnxEncoder:
         open_graph: Callable[[str], str | bytes],
         *,
         threads: int = 1,
-        opener: Callable[[str | bytes, int], Any] | None = None,
+        opener: Opener | None = None,
     ) -> None:
         """Open the sessions.
 
@@ -67,7 +68,7 @@ class OnnxEncoder:
             manifest: The table `onnx` of a config.json.
             open_graph: File name in the manifest -> path or content of the graph.
             threads: Of the runtime.
-            opener: Of another runtime: (graph, threads) -> what has onnxruntime's `run`.
+            opener: Of a runtime in `OPENERS`; None: onnxruntime.
         """
         opener = opener or open_session
         self.rule = Rule(**manifest["rule"])
@@ -173,3 +174,56 @@ def open_session(graph: str | bytes, threads: int) -> Any:
         text = f"onnxruntime {onnxruntime.__version__} cannot read it: {error}; upgrade it"
         file = graph if isinstance(graph, str) else "graph"
         raise InputError.one(file, "", None, text) from error
+
+
+class _Compiled:
+    """A graph in OpenVINO, called as onnxruntime's sessions are."""
+
+    def __init__(self, model: Any) -> None:
+        self._request = model.create_infer_request()
+
+    def run(self, names: None, feed: Mapping[str, Any]) -> list[Any]:
+        """All outputs, in order, as arrays of their own."""
+        found = self._request.infer(feed)
+        return [np.array(value) for value in found.values()]
+
+
+def open_openvino(graph: str | bytes, threads: int) -> _Compiled:
+    """A graph compiled by OpenVINO for the processor.
+
+    Raises:
+        InputError: it is not installed, or cannot read the graph.
+    """
+    try:
+        import openvino
+    except ImportError:
+        raise InputError.one(
+            "model", "runtime", "openvino", "not installed; run: pip install openvino"
+        ) from None
+    core = openvino.Core()
+    settings = {
+        "INFERENCE_NUM_THREADS": threads,
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": "f32",
+    }
+    try:
+        return _Compiled(core.compile_model(core.read_model(graph), "CPU", settings))
+    except RuntimeError as error:
+        text = f"OpenVINO {openvino.__version__} cannot read it: {error}; upgrade it"
+        file = graph if isinstance(graph, str) else "graph"
+        raise InputError.one(file, "", None, text) from error
+
+
+OPENERS: dict[str, Opener] = {"onnxruntime": open_session, "openvino": open_openvino}
+
+
+def opener_of(runtime: str) -> Opener:
+    """What opens graphs on a runtime.
+
+    Raises:
+        InputError: an unknown one.
+    """
+    if runtime not in OPENERS:
+        text = f"ONNX graphs run on {' or '.join(OPENERS)}"
+        raise InputError.one("model", "runtime", runtime, text)
+    return OPENERS[runtime]

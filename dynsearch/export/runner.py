@@ -2,7 +2,7 @@
 
 Copied into every exported folder. Needs no dynsearch: the model's own source files lie in `lib`
 beside this file. A torch model needs torch, numpy, safetensors and tokenizers, an ONNX model
-onnxruntime and numpy.
+numpy and onnxruntime, or openvino with `--runtime openvino`.
 
     python runner.py "a fine film" "a dull plot"
     python runner.py --file texts.txt --batch 8 --json
@@ -111,7 +111,9 @@ def batches(rows: Sequence[Row], batch: int) -> list[list[int]]:
     return [order[start : start + batch] for start in range(0, len(rows), batch)]
 
 
-def load(folder: str | Path = HERE, *, threads: int | None = None) -> Model:
+def load(
+    folder: str | Path = HERE, *, threads: int | None = None, runtime: str | None = None
+) -> Model:
     """The configuration in `folder`, every file checked against config.json.
 
     A certificate that does not fit what is in the folder is void: a warning says why.
@@ -119,10 +121,11 @@ def load(folder: str | Path = HERE, *, threads: int | None = None) -> Model:
     Args:
         folder: An exported folder.
         threads: Of the runtime; None: one for onnxruntime, torch as it is set.
+        runtime: Of ONNX graphs: "onnxruntime" (also None) or "openvino".
 
     Raises:
         InputError: a file that is missing, changed or of another export, a newer schema version,
-            a file name that leaves the folder.
+            a file name that leaves the folder, a runtime that does not run it.
     """
     folder = Path(folder)
     # oneDNN keeps 1,024 compiled kernels unless told otherwise; bf16 needs one a number of rows
@@ -132,6 +135,7 @@ def load(folder: str | Path = HERE, *, threads: int | None = None) -> Model:
     from dynsearch.export.manifest import read_manifest
     from dynsearch.risk.certificate import checked
     from search_spaces.codec import candidate_from_dict
+    from search_spaces.errors import InputError
 
     config = read_manifest(folder)
     candidate = candidate_from_dict(config["candidate"], file=folder / "config.json")
@@ -144,7 +148,10 @@ def load(folder: str | Path = HERE, *, threads: int | None = None) -> Model:
     for reason in reasons:
         warnings.warn(f"the certificate of this model is void: {reason}", stacklevel=2)
     if config["format"] == "onnx":
-        encode, run = _load_onnx(folder, config, threads)
+        encode, run = _load_onnx(folder, config, threads, runtime or "onnxruntime")
+    elif runtime is not None:
+        text = "runs ONNX graphs; this is a torch model: export it with --format onnx"
+        raise InputError.one(folder, "runtime", runtime, text)
     else:
         encode, run = _load_torch(folder, config, candidate, threads)
     return Model(config=config, encode=encode, run=run, certificate=certificate)
@@ -185,14 +192,19 @@ def _load_torch(
     return encode, run
 
 
-def _load_onnx(folder: Path, config: dict[str, Any], threads: int | None) -> tuple[Encode, Run]:
-    from dynsearch.export.onnx_engine import OnnxEncoder
+def _load_onnx(
+    folder: Path, config: dict[str, Any], threads: int | None, runtime: str
+) -> tuple[Encode, Run]:
+    from dynsearch.export.onnx_engine import OnnxEncoder, opener_of
     from dynsearch.export.plain_tokens import plain_tokenizer
 
     path = folder / "tokenizer.json"
     tokenizer = plain_tokenizer(json.loads(path.read_text(encoding="utf-8")), path)
     encoder = OnnxEncoder(
-        config["onnx"], lambda name: str(folder / name), threads=1 if threads is None else threads
+        config["onnx"],
+        lambda name: str(folder / name),
+        threads=1 if threads is None else threads,
+        opener=opener_of(runtime),
     )
     max_len = config["max_len"]
     return lambda texts: tokenizer.encode(texts, max_len), encoder.run
@@ -207,11 +219,12 @@ def main(arguments: list[str] | None = None) -> int:
     )
     parser.add_argument("--batch", type=int, default=1, help="texts per batch")
     parser.add_argument("--threads", type=int, default=1, help="threads of the runtime")
+    parser.add_argument("--runtime", help="of ONNX graphs: onnxruntime or openvino")
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     options = parser.parse_args(arguments)
     if options.batch < 1 or options.threads < 1:
         parser.error("--batch and --threads must be at least 1")
-    model = load_or_stop(parser, options.threads)
+    model = load_or_stop(parser, options.threads, options.runtime)
     lines = [] if options.file is None else read_lines(parser, options.file)
     texts: list[Text] = [*options.text, *lines]
     if model.pairs:
@@ -228,10 +241,12 @@ def main(arguments: list[str] | None = None) -> int:
     return 0
 
 
-def load_or_stop(parser: argparse.ArgumentParser, threads: int) -> Model:
+def load_or_stop(
+    parser: argparse.ArgumentParser, threads: int, runtime: str | None = None
+) -> Model:
     """The model beside this file; what is wrong with the folder ends the program."""
     try:
-        return load(threads=threads)
+        return load(threads=threads, runtime=runtime)
     except Exception as error:  # InputError, which is known only when `lib` is on the path
         if type(error).__name__ != "InputError":
             raise

@@ -12,14 +12,25 @@ from pathlib import Path
 from typing import Any
 
 from cost_models.device import Device, load_device
+from dynsearch.agreement import read_benches
 from dynsearch.export.files import write_atomic
-from dynsearch.export.front import BENCH_FILE, read_front, read_json
+from dynsearch.export.front import read_front, read_json
 from dynsearch.export.records import Front
-from dynsearch.report import explained, importance, origin, plotly, quality, sections
+from dynsearch.report import (
+    certificates,
+    explained,
+    importance,
+    measured,
+    origin,
+    plotly,
+    quality,
+    sections,
+)
 from dynsearch.report.markup import Html, json_block, tag
-from dynsearch.report.view import chart_data
+from dynsearch.report.view import bench_groups, chart_data
 
 REPORT_FILE = "report.html"
+TORCH = "torch"
 _SCRIPTS = (
     "svg.js",
     "charts.js",
@@ -35,7 +46,7 @@ _SCRIPTS = (
 def build_report(run_dir: Path) -> Path:
     """Write `report.html` into the run folder from the JSON files that are there.
 
-    Reads `front.json` (needed), and where present `bench.json`, `environment.json`, `log.jsonl`,
+    Reads `front.json` (needed), and where present `bench*.json`, `environment.json`, `log.jsonl`,
     `job.toml`, `devices/*.toml`, `traces/*.npz` and the study's journal.
 
     Raises:
@@ -50,10 +61,10 @@ def build_report(run_dir: Path) -> Path:
         devices=[load_device(file) for file in sorted((run_dir / "devices").glob("*.toml"))],
         importances=importance.importances(run_dir),
     )
-    bench = _optional(run_dir / BENCH_FILE)
+    benches = read_benches(run_dir)
     front = read_front(run_dir)
-    told = explained.explanations(run_dir, front, main_device(front, bench))
-    return write_atomic(run_dir / REPORT_FILE, page(front, bench, surroundings, told))
+    told = explained.explanations(run_dir, front, main_device(front, first_bench(benches)))
+    return write_atomic(run_dir / REPORT_FILE, page(front, benches, surroundings, told))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +80,7 @@ class Surroundings:
 
 def page(
     front: Front,
-    bench: Mapping[str, Any] | None,
+    benches: Sequence[Mapping[str, Any]],
     around: Surroundings,
     told: tuple[Sequence[Mapping[str, Any]], str],
 ) -> str:
@@ -77,10 +88,11 @@ def page(
 
     Args:
         front: The run's front.
-        bench: Its measurements, None before there are any.
+        benches: Its measurements, a bench a runtime.
         around: What else the run folder holds.
         told: From `explained.explanations`.
     """
+    bench = first_bench(benches)
     device = main_device(front, bench)
     body = [
         _header(front, around.environment),
@@ -92,7 +104,8 @@ def page(
             _chosen_section(),
             _beside_section() if front.front else None,
             explained.section(*told),
-            _measured_section(bench),
+            measured.measured(front, device, benches),
+            certificates.certificates(front, device),
             quality.quality(front, device),
             sections.configurations(front, bench),
             _search_section(front, around.importances),
@@ -103,10 +116,19 @@ def page(
         json_block(
             "data",
             chart_data(front, bench, device)
-            | {"explained": [explained.chart(one) for one in told[0]]},
+            | {
+                "bench": [g for one in benches for g in bench_groups(one)],
+                "explained": [explained.chart(one) for one in told[0]],
+                "origins": {d.name: origin.words(d) for d in around.devices},
+            },
         ),
     ]
     return _document(f"{front.job} \u00b7 dynsearch", body)
+
+
+def first_bench(benches: Sequence[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    """Torch's measurements, which the front's points carry."""
+    return next((b for b in benches if any(r["runtime"] == TORCH for r in b["rows"])), None)
 
 
 def main_device(front: Front, bench: Mapping[str, Any] | None) -> str:
@@ -164,6 +186,7 @@ def _header(front: Front, environment: Mapping[str, Any]) -> Html:
         *([("beside-section", "Compare")] if front.front else []),
         ("explain", "Time"),
         ("measured", "Measured"),
+        *([("certificates", "Certificates")] if front.risk or front.uncertified else []),
         *([("quality", "Quality")] if any(p.selected_quality for p in front.front) else []),
         ("configurations-section", "Table"),
         ("search", "Search"),
@@ -229,7 +252,7 @@ def _front_section() -> Html:
         tag(
             "div",
             tag("div", id="main-front"),
-            tag("aside", id="detail", aria_live="polite"),
+            tag("aside", id="detail", aria_live="polite", tabindex="0"),
             class_="split",
         ),
         tag("div", id="other-fronts", class_="grid"),
@@ -310,33 +333,6 @@ def _chosen_section() -> Html:
     )
 
 
-def _measured_section(bench: Mapping[str, Any] | None) -> Html:
-    if bench is None:
-        content: list[Any] = [
-            tag(
-                "p",
-                "Nothing was measured yet: ",
-                tag("code", "dynsearch bench RUN"),
-                " runs configurations of this front on this machine and puts their times here.",
-                class_="verdict",
-            )
-        ]
-    else:
-        content = [
-            tag(
-                "p",
-                f"{bench.get('timed_rows', 0):,} report rows, "
-                f"{bench.get('repeats', 0)} repeats, "
-                f"{bench.get('threads', 1)} thread(s), interleaved over configurations, medians. "
-                "Bars are predicted 90 % intervals; the band is \u00b1 15 %.",
-                class_="small",
-            ),
-            tag("div", id="scatter", class_="grid wide"),
-        ]
-        content += [tag("p", w, class_="verdict warn") for w in bench.get("warnings", ())]
-    return tag("section", tag("h2", "Predicted against measured"), content, id="measured")
-
-
 def _search_section(front: Front, shares: tuple[dict[str, float], str]) -> Html:
     has = bool(front.hypervolume)
     history = tag("div", tag("h3", "Hypervolume"), tag("div", id="hypervolume")) if has else None
@@ -351,6 +347,7 @@ def _search_section(front: Front, shares: tuple[dict[str, float], str]) -> Html:
 
 def _origin_section(around: Surroundings) -> Html:
     parts = [
+        origin.costs(around.devices),
         origin.devices(around.devices),
         origin.surroundings(around.environment),
         origin.job(around.job),

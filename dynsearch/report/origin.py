@@ -13,6 +13,42 @@ from dynsearch.report.units import percent
 _NUMBER_COLUMNS = ("key", "value", "unit", "grade", "origin", "source")
 
 
+def words(device: Device) -> str:
+    """Where the predicted times of a device come from, in a phrase."""
+    profile = device.profile
+    if profile is None:
+        return "datasheet, never measured"
+    return (
+        f"{profile.n:,} measurements with {profile.driver}, {percent(profile.mape)} off on groups "
+        "left out, over the datasheet"
+    )
+
+
+def costs(found: Sequence[Device]) -> Html | None:
+    """What each predicted cost follows from, device by device."""
+    if not found:
+        return None
+    counted = "counted from shapes and kept tokens"
+    rows = [
+        tag("tr", [tag("td", cell) for cell in (d.name, words(d), _energy(d), counted)])
+        for d in found
+    ]
+    head = ("device", "times", "energy", "peak memory, operations")
+    return tag("div", tag("h3", "What each cost follows from"), table(head, rows, class_="wraps"))
+
+
+def _energy(device: Device) -> str:
+    """Whether its joules are of stated coefficients, of its power budget, or unknown."""
+    known = device.quantities
+    if not {"power.idle", "power.max"} <= set(known):
+        return "unknown: no power is stated"
+    stated = [known[k].grade for k in known if k.startswith("energy.")]
+    if not stated:
+        return "from its power budget, within the range of the literature: an estimate"
+    grades = ", ".join(dict.fromkeys(stated))
+    return f"{len(stated)} coefficients ({grades}), the rest from its power budget"
+
+
 def devices(found: Sequence[Device]) -> Html | None:
     """One table of numbers per device, with grade and source of each, and its profile."""
     if not found:

@@ -122,6 +122,7 @@ def _point(front: Front, p: FrontPoint, bench: Mapping[str, Any] | None) -> dict
         "batching": candidate.get("exit_batching"),
         "layers": layer_strip(p),
         "certificate": _certificate(p),
+        "uncertified": front.uncertified.get(p.id),
     }
 
 
@@ -196,14 +197,18 @@ def _exit_rate(reach: tuple[float, ...] | None, layer: int, depth: int) -> float
 
 
 def bench_groups(bench: Mapping[str, Any] | None) -> list[dict[str, Any]]:
-    """The bench rows by (runtime, dtype, batch), with the figures of each group."""
+    """The bench rows by (runtime, dtype, batch), with the figures of each group.
+
+    A group of references alone, which another number format has beside it, is left out.
+    """
     if not bench:
         return []
     figures = {
         name: {(f["runtime"], f["dtype"], f["batch"]): f for f in bench.get(name, ())}
         for name in ("mape", "spearman", "coverage")
     }
-    keys = dict.fromkeys((r["runtime"], r["dtype"], r["batch"]) for r in bench["rows"])
+    counted = [r for r in bench["rows"] if r.get("counted", True)]
+    keys = dict.fromkeys((r["runtime"], r["dtype"], r["batch"]) for r in counted)
     return [
         {
             "runtime": key[0],

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -282,6 +283,22 @@ def test_the_scripts_of_a_folder_answer_and_time(exported: Path, ids: list[str])
     assert "ms a text; answers: layer" in done.stdout
 
 
+@pytest.mark.parametrize(
+    ("raw", "says"),
+    [(b"caf\xe9 film\n", "can't decode byte"), (b"\n \n", "give texts"), (None, "No such file")],
+)
+def test_the_scripts_of_a_folder_refuse_texts_that_cannot_be_read(
+    exported: Path, ids: list[str], tmp_path: Path, raw: bytes | None, says: str
+) -> None:
+    data = tmp_path / "texts.txt"
+    if raw is not None:
+        data.write_bytes(raw)
+    done = alone(exported / ids[0], "runner.py", "--file", str(data))
+    assert done.returncode == 2
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_the_command_line_exports_and_runs(
     run: Path, ids: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -408,27 +425,45 @@ def test_the_runner_of_an_onnx_folder_needs_no_heavy_module() -> None:
     assert not any(m.startswith("cost_models") for m in modules)
 
 
-@pytest.mark.slow
-def test_a_fresh_environment_with_onnxruntime_and_numpy_runs_an_export(
-    exported: Path, ids: list[str], tmp_path: Path
-) -> None:
-    import onnxruntime
+def test_openvino_answers_an_export_as_onnxruntime_does(exported: Path, ids: list[str]) -> None:
+    pytest.importorskip("openvino", reason="the extra openvino is not installed")
+    for name in ids[:2]:
+        want = load(exported / name).classify(TEXTS, 4)
+        found = load(exported / name, runtime="openvino").classify(TEXTS, 4)
+        assert [a.exit_layer for a in found] == [a.exit_layer for a in want]
+        apart = [abs(a.probability - b.probability) for a, b in zip(found, want, strict=True)]
+        assert max(apart) <= 1e-4
 
+
+def test_a_runtime_that_runs_no_graphs_is_refused(exported: Path, ids: list[str]) -> None:
+    with pytest.raises(InputError, match="run on onnxruntime or openvino"):
+        load(exported / ids[0], runtime="tensorrt")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_a_fresh_environment_with_a_runtime_and_numpy_runs_an_export(
+    exported: Path, ids: list[str], tmp_path: Path, runtime: str
+) -> None:
+    pytest.importorskip(runtime, reason=f"{runtime} is not installed")
     subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "env")], check=True)
     python = tmp_path / "env" / "bin" / "python"
-    wanted = [f"onnxruntime=={onnxruntime.__version__}", f"numpy=={np.__version__}"]
+    wanted = [f"{runtime}=={version(runtime)}", f"numpy=={np.__version__}"]
     pip = [str(python), "-m", "pip", "install", "--quiet", "--no-compile"]
     subprocess.run([*pip, *wanted], check=True)
     done = subprocess.run(
-        [str(python), "runner.py", "--json", *TEXTS[:3]],
+        [str(python), "runner.py", "--json", "--runtime", runtime, *TEXTS[:3]],
         cwd=exported / ids[2],
         capture_output=True,
         text=True,
         check=True,
     )
     answers = [json.loads(line) for line in done.stdout.splitlines()]
-    want = load(exported / ids[2]).classify(TEXTS[:3])
-    assert [a["probability"] for a in answers] == [a.probability for a in want]
+    want = load(exported / ids[2], runtime=runtime).classify(TEXTS[:3])
+    assert [a["exit_layer"] for a in answers] == [a.exit_layer for a in want]
+    assert [a["probability"] for a in answers] == pytest.approx(
+        [a.probability for a in want], abs=1e-6
+    )
 
 
 def test_pairs_and_embeddings_of_another_width_give_the_same_logits(

@@ -231,7 +231,9 @@ def make_front(
     )
 
 
-def make_bench(front: Front, *, device: str = "local", seed: int = 1) -> dict[str, Any]:
+def make_bench(
+    front: Front, *, device: str = "local", seed: int = 1, runtime: str = "torch"
+) -> dict[str, Any]:
     rng = np.random.default_rng(seed)
     rows, figures = [], {"mape": [], "spearman": [], "coverage": []}
     for dtype in dict.fromkeys(p.dtype for p in front.front):
@@ -246,7 +248,7 @@ def make_bench(front: Front, *, device: str = "local", seed: int = 1) -> dict[st
                 group.append(
                     {
                         "id": p.id,
-                        "runtime": "torch",
+                        "runtime": runtime,
                         "threads": 1,
                         "batch": batch,
                         "dtype": dtype,
@@ -259,10 +261,13 @@ def make_bench(front: Front, *, device: str = "local", seed: int = 1) -> dict[st
                         "time_per_sample_s": predicted * (1 + noise),
                     }
                 )
+            full = next(r["measured_s"] for r in group if r["family"] == "full")
+            for r in group:
+                r["speedup"] = full / r["measured_s"]
             used = [r for r in group if r["counted"]]
             apart = [abs(r["predicted_s"] / r["measured_s"] - 1) for r in used]
             inside = [r["low_s"] <= r["measured_s"] <= r["high_s"] for r in used]
-            key = {"runtime": "torch", "dtype": dtype, "batch": batch}
+            key = {"runtime": runtime, "dtype": dtype, "batch": batch}
             mape = float(np.mean(apart))
             figures["mape"].append(key | {"value": mape, "same_rows": mape * 0.8})
             figures["spearman"].append(key | {"value": 0.97})

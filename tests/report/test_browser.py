@@ -226,6 +226,21 @@ def test_two_configurations_stand_beside_each_other(page: chromium.Browser):
     assert any(text.endswith("1.00\u00d7") for text in same)
 
 
+def test_a_configuration_has_an_address(page: chromium.Browser, report: Path):
+    other = next(p for p in run_folder.make_front().front if p.device == "datasheet-tpu")
+    page.value(f"select('{other.id}', '{other.device}', true)")
+    assert page.value("location.hash") == f"#configuration={other.id}@{other.device}"
+    page.value("location.hash = ''")
+    page.open(report, at=f"configuration={other.id}@{other.device}")
+    assert shown(page) == other.id
+    assert page.value("state.device") == other.device
+    page.value("location.hash = 'result'")
+    assert shown(page) == other.id
+    page.open(report, at=f"configuration={'f' * 8}")
+    assert shown(page)
+    assert page.complaints() == []
+
+
 def test_a_run_of_2000_passes_is_small_and_as_wide_as_a_phone(
     browser: chromium.Browser, tmp_path: Path
 ):

@@ -19,13 +19,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dynsearch.export.front import with_measurements
+from dynsearch.export.records import FrontPoint
 from dynsearch.report import plotly, units
 from dynsearch.report.html import build_report
 from dynsearch.report.importance import importances
 from dynsearch.report.markup import Html, json_block, tag
 from dynsearch.report.view import _point, chart_data, layer_strip
+from dynsearch.risk.certificate import Certificate, sealed
 from dynsearch.search.runs import open_run
 from dynsearch.search.study import open_storage
+from search_spaces import codec
 from search_spaces.candidate import Candidate, Exits, Experts, Skim
 from search_spaces.codec import candidate_to_dict
 from search_spaces.errors import InputError
@@ -99,6 +102,40 @@ def test_names_with_markup_stay_text(tmp_path: Path):
     reader = read(build_report(run))
     assert name in reader.text
     assert not any("onclick" in a for _, a in reader.elements)
+
+
+def test_texts_from_outside_stay_text_wherever_they_stand(tmp_path: Path):
+    bad = '</script></style><img src=x onerror="window.hit=1"><a href="javascript:1">x</a>&amp;'
+    front = run_folder.make_front(dtypes=("fp32",), draws=20)
+    points = list(front.front)
+    points[0] = replace(points[0], certificate=replace(made_up_certificate(points[0]), note=bad))
+    points[0] = replace(points[0], certificate=sealed(points[0].certificate))
+    run = run_folder.make_run(
+        tmp_path,
+        job=bad,
+        run=bad,
+        front=tuple(points),
+        uncertified={points[1].id: bad, bad: bad},
+        risk={"method": bad, "risk": bad, "epsilon": 0.1, "delta": 0.1},
+        workload=front.workload | {"runtime": bad},
+        budgets={bad: {bad: 1.0}},
+    )
+    bench = run_folder.make_bench(front) | {"warnings": [bad], "threads": bad}
+    for row in bench["rows"]:
+        row["runtime"] = bad
+    (run / "bench-other.json").write_text(json.dumps(bench))
+    (run / "environment.json").write_text(json.dumps(run_folder.ENVIRONMENT | {bad: [bad]}))
+    (run / "job.toml").write_text(f"name = '{bad}'")
+    (run / "log.jsonl").write_text(json.dumps({"level": "warning", "message": bad}))
+    device = run_folder.device_toml("local").replace("invented", json.dumps(bad)[1:-1])
+    (run / "devices" / "local.toml").write_text(device)
+    reader = read(build_report(run))
+    assert reader.text.count(bad) > 10
+    for name, attributes in reader.elements:
+        assert name != "img"
+        assert not any(key.startswith("on") for key in attributes)
+        assert not (attributes.get("href") or "#").startswith("javascript")
+    assert json.loads(reader.data)["points"][0]["certificate"]["note"] == bad
 
 
 @given(st.recursive(st.text(), lambda x: st.lists(x) | st.dictionaries(st.text(), x)))
@@ -247,6 +284,107 @@ def test_a_certificate_is_told_with_its_note():
     told = _point(front, Certified(), None)["certificate"]
     assert told == {"statement": "risk <= 0.02", "note": "Holds for such texts."}
     assert _point(front, front.front[0], None)["certificate"] is None
+
+
+def test_certificates_and_what_has_none_are_told(tmp_path: Path):
+    front = run_folder.make_front(dtypes=("fp32",), draws=20)
+    named = [p for p in front.front if p.device == "local" and p.named and p.family != "full"]
+    certified = replace(named[0], certificate=made_up_certificate(named[0]))
+    points = tuple(certified if p is named[0] else p for p in front.front)
+    lacking = {named[1].id: "12 calibration <b>rows</b>, at least 119 are needed"}
+    asked = {"method": "wsr", "risk": "performance_gap", "epsilon": 0.02, "delta": 0.1}
+    run = run_folder.make_run(
+        tmp_path, bench=False, front=points, risk=asked | {"levels": [0.02]}, uncertified=lacking
+    )
+    reader = read(build_report(run))
+    assert "performance gap of at most 0.02, all together with probability 0.9" in reader.text
+    assert "configurations named for 2 points" in reader.text
+    assert certified.certificate.statement in reader.text
+    assert "risk \u2264 0.0182" in reader.text
+    assert lacking[named[1].id] in reader.text
+    shown = {p["id"]: p for p in json.loads(reader.data)["points"] if p["device"] == "local"}
+    assert shown[named[1].id]["uncertified"] == lacking[named[1].id]
+    assert shown[named[0].id]["certificate"]["statement"] == certified.certificate.statement
+    assert ("a", {"href": "#certificates"}) in reader.elements
+
+
+def test_a_run_that_asks_for_no_certificate_has_no_such_section(run: Path):
+    reader = read(build_report(run))
+    assert not any(a.get("id") == "certificates" for _, a in reader.elements)
+
+
+def made_up_certificate(p: FrontPoint) -> Certificate:
+    """A certificate whose seal fits, about a point; its figures are invented."""
+    candidate = codec.candidate_from_dict(p.candidate)
+    return sealed(
+        Certificate(
+            method="wsr",
+            guarantee="probability",
+            risk="performance_gap",
+            meaning="errors beyond the full network's",
+            loss_bound=1.0,
+            epsilon=0.02,
+            delta=0.1,
+            delta_each=0.05,
+            configurations=2,
+            selection="bonferroni",
+            rows=400,
+            split="calibrate",
+            split_sha256="s",
+            seed=0,
+            weights_sha256="w",
+            reference="r",
+            calibrated_from="0a1b2c3d",
+            candidate_sha256=codec.candidate_hash(candidate),
+            knob="none",
+            grid=(None,),
+            chosen=0,
+            thresholds=() if candidate.exits is None else tuple(candidate.exits.thresholds),
+            empirical=0.004,
+            upper=0.0182,
+            p_value=None,
+            exit_batching=candidate.exit_batching,
+            batches="any",
+            dtype=candidate.dtype,
+            max_len=64,
+        )
+    )
+
+
+def test_every_runtime_that_was_measured_stands_beside_its_own_full_network(tmp_path: Path):
+    run = run_folder.make_run(tmp_path)
+    front = run_folder.make_front()
+    other = run_folder.make_bench(front, seed=5, runtime="openvino")
+    other["rows"] = [r for r in other["rows"] if r["dtype"] == "fp32" or not r["counted"]]
+    (run / "bench-openvino.json").write_text(json.dumps(other))
+    reader = read(build_report(run))
+    groups = [(g["runtime"], g["dtype"]) for g in json.loads(reader.data)["bench"]]
+    assert groups == [("torch", "fp32")] * 2 + [("torch", "bf16")] * 2 + [("openvino", "fp32")] * 2
+    named = {p.id for p in front.front if p.device == "local" and p.named and p.family != "full"}
+    gained = [r for r in other["rows"] if r["id"] in named]
+    assert gained
+    for r in gained:
+        assert units.times(r["speedup"]) in reader.text
+    inside = [r for r in other["rows"] if r["counted"] and r["batch"] == 8]
+    held = sum(r["low_s"] <= r["measured_s"] <= r["high_s"] for r in inside)
+    assert f"{held} of {len(inside)}" in reader.text
+
+
+def test_each_cost_says_what_it_follows_from(tmp_path: Path):
+    run = run_folder.make_run(tmp_path)
+    powered = run_folder.device_toml("local").replace(
+        "[memory]",
+        '[power]\nidle_w = { value = 5, source = "x", grade = "estimate" }\n'
+        'max_w = { value = 15, source = "x", grade = "estimate" }\n\n[memory]',
+    )
+    (run / "devices" / "local.toml").write_text(powered)
+    text = read(build_report(run)).text
+    assert "datasheet, never measured" in text
+    assert text.count("unknown: no power is stated") == 3
+    assert text.count("from its power budget, within the range of the literature") == 1
+    assert json.loads(read(run / "report.html").data)["origins"] == dict.fromkeys(
+        sorted(run_folder.DEVICES), "datasheet, never measured"
+    )
 
 
 def test_a_study_of_passes_tells_which_knob_matters(tmp_path: Path):

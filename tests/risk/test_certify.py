@@ -119,7 +119,7 @@ def found(home: Path, plain: dict[str, Any]) -> dict[str, Any]:
 @pytest.fixture(autouse=True)
 def own_cache(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DYNSEARCH_CACHE", str(home / "cache"))
-    monkeypatch.setattr(verify, "measure", lambda folder: None)
+    monkeypatch.setattr(verify, "measure", lambda folder, runtime: None)
 
 
 def test_a_finished_run_is_certified_without_another_pass(plain, found) -> None:

@@ -114,7 +114,7 @@ function fullText(p) {
   return p.measured && full.measured ? `${text}, ${quantity("_s", full.measured)} measured` : text;
 }
 
-function configurationPanel(p, width) {
+function configurationPanel(p, width, waterfall = false) {
   const inner = Math.max(240, width - 34);
   const panel = html("div", { class: "panel", "data-panel": p.id });
   panel.append(
@@ -140,8 +140,9 @@ function configurationPanel(p, width) {
       ["operations per input", quantity("flops_executed", p.costs.flops_executed)],
       ["exit rule", p.exit_rule],
       ["batch exits", p.batching],
+      ["times from", data.origins[p.device]],
       ["file", `configurations/${p.id}.toml`]]),
     certificateText(p) || "",
-    ...partsOf(p, inner));
+    ...partsOf(p, inner, waterfall));
   return panel;
 }

@@ -35,12 +35,20 @@ function select(id, device, fromChart) {
   for (const row of document.querySelectorAll("#configurations tbody tr"))
     row.classList.toggle("current", row.dataset.id === state.id && row.dataset.device === state.device);
   if (!fromChart) $("front").scrollIntoView();
+  history.replaceState(null, "", `#${addressOf(point)}`);
+}
+
+// Each configuration has an address: report.html#configuration=ID@DEVICE.
+const addressOf = (p) => `configuration=${p.id}@${encodeURIComponent(p.device)}`;
+function pointOfAddress() {
+  const asked = location.hash.slice(1);
+  return data.points.find((p) => addressOf(p) === asked) || data.points.find((p) => `configuration=${p.id}` === asked);
 }
 
 function drawDetail() {
   const point = data.points.find((p) => p.id === state.id && p.device === state.device);
   const holder = $("detail");
-  holder.replaceChildren(point ? configurationPanel(point, holder.clientWidth)
+  holder.replaceChildren(point ? configurationPanel(point, holder.clientWidth, true)
     : html("div", { class: "panel small" }, "Select a configuration to see its layers."));
 }
 
@@ -164,10 +172,14 @@ function wire() {
   });
 }
 
-const first = data.points.find((p) => p.device === data.main_device && p.dtype === state.dtype && p.named.includes(0.01))
+const asked = pointOfAddress();
+const first = asked || data.points.find((p) => p.device === data.main_device && p.dtype === state.dtype && p.named.includes(0.01))
   || data.points.find((p) => p.device === data.main_device) || data.points[0];
 if (first) { state.id = first.id; state.device = first.device; }
 wire();
 wireBeside();
 wireExplore();
+if (asked) state.dtype = $("dtype").value = asked.dtype;
 drawAll();
+if (asked) $("front").scrollIntoView({ behavior: "instant" });
+window.addEventListener("hashchange", () => { const p = pointOfAddress(); if (p) select(p.id, p.device, false); });

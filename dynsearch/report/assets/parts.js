@@ -42,14 +42,18 @@ function memoryTable(found) {
 }
 
 function certificateText(p) {
+  if (p.uncertified) return html("div", { class: "certificate none" }, html("h4", {}, "No certificate"), html("p", { class: "small" }, p.uncertified));
   if (!p.certificate) return null;
   return html("div", { class: "certificate" }, html("h4", {}, "Certificate"), html("p", {}, p.certificate.statement),
     html("p", { class: "small" }, p.certificate.note));
 }
 
-function partsOf(p, width) {
+// The waterfall is drawn where it does not stand elsewhere on the page.
+function partsOf(p, width, waterfall) {
   const found = data.explained.find((e) => e.id === p.id && e.device === p.device && e.operators);
-  if (!found) return [];
-  return [html("h4", {}, "Latency of the search rows"), latencySpread(p, found.latency_quantiles, width),
+  if (!found) return p.family === "full" ? [] : [html("p", { class: "small" }, "Where its time goes: ", html("code", {}, `dynsearch explain RUN ${p.id}`))];
+  const fall = html("div");
+  if (waterfall) drawWaterfall(fall, found, width);
+  return [...(waterfall ? [html("h4", {}, "From the FLOPs to the time"), fall] : []), html("h4", {}, "Latency of the search rows"), latencySpread(p, found.latency_quantiles, width),
     html("details", { class: "parts-more", open: true }, html("summary", {}, "Time, energy and memory by part"), partsTable(found), memoryTable(found))];
 }

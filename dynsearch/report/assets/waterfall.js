@@ -3,8 +3,8 @@
 
 const NOTHING = 0.003; // of the longest bar: steps below it are told in the caption
 
-function drawWaterfall(holder, found) {
-  const width = Math.max(280, holder.clientWidth), narrow = width < 400;
+function drawWaterfall(holder, found, room = holder.clientWidth) {
+  const width = Math.max(280, room), narrow = width < 400;
   const rows = waterfallRows(found), row = narrow ? 38 : 24;
   const gutter = narrow ? 4 : Math.min(260, width * 0.46), top = 6;
   const box = { left: gutter, right: width - 62, top, bottom: top + rows.length * row };
