@@ -122,7 +122,7 @@ LEGEND = (
     "Coverage is the share of rows inside their 90 % interval, width the geometric mean of its "
     "upper over its lower end, minus 1. The roofline is that of the datasheet; energy has full "
     "board power in its place. Of tables with more than 3000 rows, 3000 are drawn with a fixed "
-    "seed."
+    "seed. What was tried where a figure is missed: docs/validation-attempts.md."
 )
 
 

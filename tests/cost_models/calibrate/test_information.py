@@ -59,6 +59,19 @@ def test_seconds_of_the_pool_are_not_looked_at(gpu: Device) -> None:
     assert choose([rows], gpu, before, 8).tolist() == choose([other], gpu, before, 8).tolist()
 
 
+def test_a_plan_that_goes_on_asks_for_what_one_longer_plan_would(gpu: Device) -> None:
+    rows = measured_on(gpu, {}, np.random.default_rng(3), rows=60)
+    before = prior_only(gpu, default_prior(gpu, NAMES))
+    order = choose([rows], gpu, before, 6)
+    left = np.setdiff1d(np.arange(len(rows)), order[:3])
+    known = [rows.take(order[:3])]
+    assert (
+        left[choose([rows.take(left)], gpu, before, 3, known=known)].tolist() == order[3:].tolist()
+    )
+    afresh = choose([rows.take(left)], gpu, before, 3)
+    assert left[afresh].tolist() != order[3:].tolist()
+
+
 def test_ten_chosen_rows_predict_better_than_ten_random_ones(gpu: Device) -> None:
     truth = {"launch_half": 1.2e-5, "efficiency_half": 0.5, "bandwidth_share_half": 0.45}
     rng = np.random.default_rng(2)

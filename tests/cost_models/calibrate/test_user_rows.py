@@ -74,6 +74,8 @@ def test_a_plan_asks_for_products_attention_and_networks_and_never_twice(tmp_pat
     known = measured_by(device, first, tmp_path)
     more = user_rows.next_shapes(device, 12, dtype="fp16", runtime="torch-eager", known=known)
     assert not set(first) & set(more)
+    rest = user_rows.next_shapes(device, 999, dtype="fp16", ops=("attention",), known=known)
+    assert set(rest) == set(pool("fp16", ("attention",))) - set(first)
     again = user_rows.next_shapes(device, 12, dtype="fp16", runtime="torch-eager")
     assert again == first
     alone = user_rows.next_shapes(device, 4, dtype="fp16", ops=("attention",))
