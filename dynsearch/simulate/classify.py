@@ -66,7 +66,7 @@ def classify(setting: Setting) -> Outcome:
         energy_j=means.energy_j,
         flops_ideal=means.flops_ideal,
         flops_executed=means.flops_executed,
-        tokens=mean_tokens(scene.texts, scene.leaving),
+        tokens=mean_tokens(scene.texts, scene.leaving, live=_by_token(setting.candidate)),
         experts=scene.experts,
         inexact=scene.inexact,
     )
@@ -149,10 +149,21 @@ def loads_by_layer(
     return found
 
 
-def mean_tokens(texts: Texts, leaving: Leaving) -> F64:
-    """E[n] and E[n^2] of the tokens entering each layer, given that it is reached [L, 2]."""
+def _by_token(candidate: Candidate) -> bool:
+    exits = candidate.exits
+    return exits is not None and exits.granularity == "token"
+
+
+def mean_tokens(texts: Texts, leaving: Leaving, *, live: bool = False) -> F64:
+    """E[n] and E[n^2] of the tokens entering each layer, given that it is reached [L, 2].
+
+    Args:
+        texts: With their own work.
+        leaving: Where they leave.
+        live: Whether tokens leave one by one: those that did are looked at, but enter nothing.
+    """
     L = leaving.law.size
-    entering = texts.own.entering.astype(np.float64)
+    entering = (texts.own.ffn if live else texts.own.entering).astype(np.float64)
     reached = leaving.where[:, None] >= np.arange(L)
     count = np.maximum(reached.sum(axis=0), 1)
     parts = [((entering**power) * reached).sum(axis=0) / count for power in (1, 2)]

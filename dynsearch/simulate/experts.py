@@ -217,7 +217,6 @@ def with_loads(
     width = np.where(one_call, np.maximum(np.rint(experts), 1), each)
     times = np.where(one_call, 1.0, experts)
     grow = width / each
-    # whole rows of whole experts may come to a little less than all that is asked for
     asked = 2.0 * tokens[at] * plan.top_k * table.k[rows] * table.n[rows] * _asked(plan)
     asked = asked * (1.0 - dropped) * share / times
     changed = {
@@ -226,7 +225,7 @@ def with_loads(
         "count": times,
         "weight_bytes": table.weight_bytes[rows] * grow,
         "activation_bytes": table.activation_bytes[rows] * grow * now / m,
-        "executed_flops": np.maximum(table.executed_flops[rows] * grow * now / m, asked),
+        "executed_flops": table.executed_flops[rows] * grow * now / m,
         "flops": asked,
     }
     columns = {name: getattr(table, name).copy() for name in changed}

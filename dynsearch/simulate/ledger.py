@@ -59,7 +59,9 @@ class Ledger:
         """
         ops = self.ops
         cost = price_ops(ops, device, threads=threads, working_set_bytes=working_set)
-        parts = (cost.time_s, cost.energy_j, ops.flops * ops.count, ops.executed_flops * ops.count)
+        # whole rows of whole experts may come to a little less than all that is asked for
+        run = np.maximum(ops.flops, ops.executed_flops)
+        parts = (cost.time_s, cost.energy_j, ops.flops * ops.count, run * ops.count)
         values = np.stack([self._sums(ops, part) for part in parts])
         error = error_s(cost, ops, ops.candidate, self.size)
         relative = float(error.sum() / cost.time_s.sum())

@@ -10,6 +10,7 @@ from dynsearch.report.markup import Html
 
 WIDTH, HEIGHT = 430, 210  # of a panel
 LEFT, BOTTOM, TOP, RIGHT, TITLE = 60, 38, 34, 14, 40
+ROOM = 1.08  # of an axis, in units of what is largest
 LATENCIES = ("mean", "p50", "p95", "p99", "worst")
 
 
@@ -53,7 +54,7 @@ def _latencies(result: Mapping[str, Any]) -> list[Html]:
     slot = (WIDTH - LEFT - RIGHT) / len(values)
     for i, name in enumerate(LATENCIES):
         x = LEFT + slot * (i + 0.5)
-        ends = [_y(float(result[name][end]), high) for end in ("low", "high")]
+        ends = [_y(float(result[name][end]), high * ROOM) for end in ("low", "high")]
         out.append(svg.line(x, x, ends[0], ends[1], svg.INK))
     return out
 
@@ -67,11 +68,11 @@ def _bars(
     top: float | None = None,
 ) -> list[Html]:
     """Bars with their names below; every so many names where there is no room."""
-    high = (top or max((value for _, value in values), default=1.0)) * 1.08 or 1.0
+    high = (top or max((value for _, value in values), default=1.0)) * ROOM or 1.0
     out = [svg.text(LEFT, 20, title, anchor="start", weight=600)]
     for share in (0.0, 0.5, 1.0):
-        y = _y(share * high / 1.08, high)
-        out += svg.tick(LEFT, WIDTH - RIGHT, y, shown(share * high / 1.08))
+        y = _y(share * high / ROOM, high)
+        out += svg.tick(LEFT, WIDTH - RIGHT, y, shown(share * high / ROOM))
     slot = (WIDTH - LEFT - RIGHT) / max(len(values), 1)
     every = -(-len(values) // 16)
     for i, (name, value) in enumerate(values):

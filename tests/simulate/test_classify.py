@@ -181,3 +181,26 @@ def test_serving_is_serial_only_where_something_leaves() -> None:
     assert (plain.mode, plain.batch) == ("wait_all", 4)
     alone = setting(encoder(), batch=1).serving
     assert alone == Serving(mode="serial", batch=1)
+
+
+def test_tokens_that_left_one_by_one_enter_no_later_layer() -> None:
+    exits = Exits(layers=(2, 4), criterion="hash", granularity="token")
+    found = classify(setting(encoder(exits=exits), lengths=(30,), samples=2000))
+    assert found.tokens[:2, 0].tolist() == [30.0, 30.0]
+    left = found.tokens[[2, 4], 0] / 30  # a third of the tokens has each of three depths
+    assert left[0] == pytest.approx(2 / 3, abs=0.02)
+    assert left[1] == pytest.approx(1 / 3, abs=0.02)
+
+
+def test_experts_do_exactly_the_flops_that_their_tokens_ask_for() -> None:
+    """Two of eight experts of the whole width, whatever rows a kernel rounds to."""
+    moe = experts(8, 2, origin="upcycled")
+    for batch in (1, 3):
+        plain, routed = (
+            classify(setting(encoder(exits=None, **more), batch=batch, lengths=(5,)))
+            for more in ({}, {"moe": moe})
+        )
+        extra = routed.flops_ideal - plain.flops_ideal
+        network, router = 5 * 4.0 * 384 * 1536, 5 * 2.0 * 384 * 8
+        assert network + router < extra < 1.02 * (network + router)
+        assert routed.flops_executed >= routed.flops_ideal * (1 - 1e-12)
