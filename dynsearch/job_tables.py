@@ -236,7 +236,8 @@ class SearchTable(Table):
     )
     seed: int = Field(default=0, ge=0, description="Of the sampler")
     sampler: Literal["tpe", "nsga2", "random", "gp", "dynsearch"] = Field(
-        default="tpe", description="Sampler of the outer settings: dynsearch (our own) or Optuna's"
+        default="dynsearch",
+        description="Sampler of the outer settings: dynsearch (our own) or one of Optuna's",
     )
     max_failures: int = Field(
         default=8, ge=0, description="Failed passes before the search gives up"

@@ -35,6 +35,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -137,18 +138,7 @@ class SearchSpace:
 
     def outer_domains(self) -> dict[str, Domain]:
         """The outer knobs by name, in a fixed order."""
-        domains: dict[str, Domain] = {"dtype": Choice(self.table.dtype)}
-        if len(self.table.pooling) > 1:
-            domains["pooling"] = Choice(self.table.pooling)
-        if self.table.skim is not None:
-            for layer in self.skim_layers:
-                domains[f"keep_after_{layer}"] = Choice(self.table.skim.keep)
-        if self.table.experts is not None:
-            for lo, hi in self.expert_groups:
-                domains[f"experts_{lo}_{hi}"] = Choice(self.table.experts.counts)
-                domains[f"active_{lo}_{hi}"] = Choice(self.table.experts.active)
-            domains["granularity"] = Choice(self.table.experts.granularity)
-        return domains
+        return dict(_domains(self.table))
 
     def outer_size(self) -> int:
         """Number of different outer settings (normalised parameters)."""
@@ -349,7 +339,7 @@ class SearchSpace:
         return experts, top_k, _pick(rng, kinds, n)
 
     def _checked(self, params: Mapping[str, Any]) -> Params:
-        domains, problems, out = self.outer_domains(), [], dict[str, Any]()
+        domains, problems, out = _domains(self.table), [], dict[str, Any]()
         for name in params:
             if name not in domains:
                 problems.append(
@@ -395,6 +385,22 @@ class SearchSpace:
             top_k=tuple(top_k[i] for i in order),
             granularity=values["granularity"],
         )
+
+
+@lru_cache(maxsize=8)  # thousands of settings are checked against one table
+def _domains(table: SpaceTable) -> dict[str, Domain]:
+    domains: dict[str, Domain] = {"dtype": Choice(table.dtype)}
+    if len(table.pooling) > 1:
+        domains["pooling"] = Choice(table.pooling)
+    if table.skim is not None:
+        for layer in table.skim.layers:
+            domains[f"keep_after_{layer}"] = Choice(table.skim.keep)
+    if table.experts is not None:
+        for lo, hi in table.experts.groups:
+            domains[f"experts_{lo}_{hi}"] = Choice(table.experts.counts)
+            domains[f"active_{lo}_{hi}"] = Choice(table.experts.active)
+        domains["granularity"] = Choice(table.experts.granularity)
+    return domains
 
 
 def _top_k(count: int, share: float) -> int:

@@ -130,9 +130,10 @@ def test_a_job_for_another_device_runs_no_pass_of_a_run_that_it_begins_with(home
         job, progress = load_job(home / f"{name}.toml"), make_progress(quiet=True)
         return main_job.search(job, out=home / name, progress=progress)
 
-    cold = run("cold", "local", workers=0, trials=3)
+    ours = {"workers": 0, "sampler": "dynsearch"}
+    cold = run("cold", "local", trials=3, **ours)
     begun = [cold["run"]]
-    warm = run("warm", "nvidia-a100-80g-sxm", workers=0, trials=1, warm_start=begun)
+    warm = run("warm", "nvidia-a100-80g-sxm", trials=1, warm_start=begun, **ours)
     assert (cold["passes"], warm["passes"], warm["reused"]) == (3, 1, 3)
     front = read_front(Path(warm["run"]))
     assert [step.passes for step in front.hypervolume] == [0, 0, 0, 1]

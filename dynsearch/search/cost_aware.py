@@ -34,6 +34,7 @@ from dynsearch.search.proposals import Proposer
 from dynsearch.search.types import F64, Params
 
 STARTUP = 10  # evaluations before the first model
+FRONT_STARTUP = 3  # the same where each yields a front, which says more than a point
 
 Accept = Callable[[Params], Params | None]
 
@@ -51,7 +52,8 @@ class CostAwareSampler(BaseSampler):
         read_fronts: Reads the ragged front that a trial yielded, [K, M] per device, scaled so
             that the reference point is 1; None where trials yield points.
         accept: Has the last word on proposals, best first: the parameters to use, or None.
-        startup: Evaluations before the first model.
+        startup: Evaluations before the first model; at most `FRONT_STARTUP` where they yield
+            fronts.
     """
 
     def __init__(
@@ -145,7 +147,8 @@ class CostAwareSampler(BaseSampler):
     def _choose(self, caches: _Caches, history: History, study: Study) -> Params | None:
         rng = np.random.default_rng([self._seed, history.finished, len(history.pending)])
         proposer = caches.proposer
-        if history.rows.shape[0] < self._startup:
+        startup = min(self._startup, FRONT_STARTUP) if history.fronts else self._startup
+        if history.rows.shape[0] < startup:
             offers = proposer.first(history, rng)
         else:
             offers = proposer.ranked(history, self._acquisition(caches, history, study), rng)

@@ -79,7 +79,7 @@ class SearchOptions:
     trials: int = 64  # forward passes in all, those of earlier sessions included
     workers: int = 1  # Ray actors; 0 runs passes in this process
     seed: int = 0
-    sampler: str = "tpe"
+    sampler: str = OWN
     storage: str = "journal"  # journal, memory, or the URL of a database
     max_failures: int = 8  # the search gives up when more passes than this fail in one session
     timeout_s: float | None = None  # no new pass after so many seconds of this session

@@ -36,7 +36,7 @@ from dynsearch.search.types import Deepest, Params
 from search_spaces.errors import InputError
 
 OWN = "dynsearch"  # the project's own, see `cost_aware`
-SAMPLERS: tuple[str, ...] = ("tpe", "nsga2", "random", "gp", OWN)
+SAMPLERS: tuple[str, ...] = (OWN, "tpe", "nsga2", "random", "gp")
 REDRAWS = 100  # proposals of the sampler inside one ask
 REPEATS = 5  # proposals that were refused before in the same ask, before it is asked no more
 POOL = 4096  # random settings that stand in when none of them is free
@@ -115,10 +115,12 @@ class Gate:
         if grid is not None:
             free = self.free(grid)
             return free[int(rng.integers(len(free)))] if free else None
-        for _ in range(0, POOL, 64):
-            free = self.free(self._draw(rng, 64))
+        drawn, size = 0, 4  # most often one of the first is free
+        while drawn < POOL:
+            free = self.free(self._draw(rng, size))
             if free:
                 return free[0]
+            drawn, size = drawn + size, min(2 * size, 64)
         return None
 
     def nearest(self, wish: Params, reserve: Params, rng: np.random.Generator) -> Params:

@@ -25,6 +25,9 @@ from dynsearch.errors import InputError
 from dynsearch.search.columns import Batch
 from dynsearch.search.cost_aware import CostAwareSampler
 from dynsearch.search.free import FreeChecks
+from dynsearch.search.history import History
+from dynsearch.search.proposals import Proposer
+from dynsearch.search.types import F64
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
 
@@ -188,3 +191,19 @@ def test_a_cost_that_does_not_answer_is_bad_input(answer: dict[str, list[float]]
     sampler = CostAwareSampler(seed=0, space=SPACE, checks=checks)
     with pytest.raises(InputError, match="cost"):
         sampler.propose(new_study(sampler), SPACE)
+
+
+def test_fronts_are_modelled_from_the_third_evaluation_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+    far_apart = Proposer.first
+
+    def first(self: Proposer, history: History, rng: np.random.Generator) -> F64:
+        asked.append(history.rows.shape[0])
+        return far_apart(self, history, rng)
+
+    monkeypatch.setattr(Proposer, "first", first)
+    run(new_study(new_sampler(read_fronts=lambda trial: [np.array([[0.5, 0.5]])])), 7)
+    assert asked == [0, 1, 2]
+    asked.clear()
+    run(new_study(new_sampler()), 7)
+    assert asked == [0, 1, 2, 3, 4]

@@ -276,7 +276,7 @@ def test_equal_seeds_propose_alike_and_others_differ() -> None:
 
 
 def test_an_unknown_sampler_is_bad_input() -> None:
-    with pytest.raises(InputError, match="choose one of tpe, nsga2, random, gp"):
+    with pytest.raises(InputError, match="choose one of dynsearch, tpe, nsga2, random, gp"):
         make_sampler("annealing", 0)
 
 
