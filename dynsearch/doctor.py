@@ -249,7 +249,7 @@ def judge_ray(attempt: Callable[[], float]) -> Row:
     except Exception as error:  # whatever it is, it is what a search would meet
         lines = str(error).strip().splitlines() or [""]
         text = f"{type(error).__name__}: {lines[0]}"[:200]
-        advice = "set [search] workers = 0 to search in one process, or reinstall ray"
+        advice = "a search starts it: try again when the machine is idle, else reinstall ray"
         return Row(check="Ray", state=FAIL, found=text, advice=advice)
     return Row(check="Ray", state=OK, found=f"started and ran a task in {seconds:.1f} s")
 

@@ -16,7 +16,7 @@ Bench = Mapping[str, Any]
 
 
 def measured(front: Front, device: str, benches: Sequence[Bench]) -> Html:
-    """Scatter plots, drawn by the script, over how well predictions agree and what was gained."""
+    """What was gained, how well predictions agree, and scatter plots, drawn by the script."""
     content = _content(front, device, benches) if benches else [_nothing()]
     return tag("section", tag("h2", "Predicted against measured"), content, id="measured")
 
@@ -41,9 +41,9 @@ def _content(front: Front, device: str, benches: Sequence[Bench]) -> list[Any]:
             " Bars are predicted 90 % intervals; the band is \u00b1 15 %.",
             class_="small",
         ),
-        tag("div", id="scatter", class_="grid wide"),
-        _agreement(front, benches),
         _against_full(front, device, benches),
+        _agreement(front, benches),
+        tag("div", id="scatter", class_="grid wide"),
         [tag("p", w, class_="verdict warn") for w in warnings],
     ]
 
