@@ -240,6 +240,7 @@ class Cluster:
         with contextlib.suppress(RuntimeError):  # a job without a log yet
             log = self._client.get_job_logs(id_) or ""
         passes = _PASSES.findall(log)
+        totals = [total for _, total in passes if total]
         runs, errors = _RUN.findall(log), _ERROR.findall(log)
         state = str(getattr(details.status, "value", details.status))
         failed = state == "FAILED"
@@ -250,7 +251,7 @@ class Cluster:
             id=id_,
             state=state.lower(),
             passes=int(passes[-1][0]) if passes else 0,
-            total=int(passes[-1][1]) if passes and passes[-1][1] else None,
+            total=int(totals[-1]) if totals else None,
             job=metadata.get(_OURS, ""),
             out=metadata.get(_OUT, ""),
             run=runs[-1] if runs else None,

@@ -13,6 +13,7 @@ import importlib.metadata
 import logging
 import os
 import secrets
+import socket
 import sys
 import time
 from collections import Counter, deque
@@ -29,6 +30,7 @@ from search_spaces.candidate import Candidate
 OBJECT_STORE_BYTES = 512 * 2**20
 TASK_RETRIES = 3  # of a pass whose worker died; an exception in a pass is not retried
 START_RETRIES = 3  # actors that may die one after another before any was ready
+WAIT_S = 10.0  # for a cluster to answer
 PATIENCE_S = 30.0  # without a free CPU before the user is told
 _POLL_S = 0.2  # how often the driver looks up from waiting, for signals
 _ADDRESS = "RAY_ADDRESS"
@@ -276,8 +278,9 @@ def _join(address: str) -> None:
     """Connect this process to a running cluster.
 
     Raises:
-        InputError: it does not answer, or refuses the token.
+        InputError: it does not answer within `WAIT_S`, or refuses the token.
     """
+    _knock(address)
     import ray
 
     try:
@@ -285,3 +288,27 @@ def _join(address: str) -> None:
     except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         text = f"no Ray cluster can be joined there ({one_line(error)}); start it, or unset it"
         raise InputError.one("environment", _ADDRESS, address, text) from None
+
+
+def _knock(address: str) -> None:
+    """Wait until something listens there; Ray itself would wait for minutes, and say nothing.
+
+    Raises:
+        InputError: nothing does within `WAIT_S`.
+    """
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        return  # "auto" and the like, which Ray resolves
+    deadline = time.monotonic() + WAIT_S
+    while True:
+        try:
+            left = max(0.1, deadline - time.monotonic())
+            socket.create_connection((host, int(port)), timeout=left).close()
+        except OSError as error:
+            if time.monotonic() + _POLL_S > deadline:
+                text = f"no Ray cluster answered within {WAIT_S:g} s ({one_line(error)})"
+                text += "; start it, or unset the variable"
+                raise InputError.one("environment", _ADDRESS, address, text) from None
+            time.sleep(_POLL_S)
+        else:
+            return

@@ -30,7 +30,7 @@ DETAILS = {
     "driver_exit_code": 2,
 }
 LOG = (
-    "searching\npasses 3/8 done, 1 running, 0 failed | front 4\nwarning: slow\n"
+    "searching\npasses 3/8 done, 1 running, 0 failed | front 4\npasses: 3\nwarning: slow\n"
     f"error: postgresql://me:s3cret@h/db: gone, {TOKEN}\n"
 )
 

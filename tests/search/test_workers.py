@@ -16,7 +16,7 @@ import pytest
 from optuna.trial import TrialState
 from toy_problem import ToyQuality, toy_problem, toy_space
 
-from dynsearch.errors import DynsearchError
+from dynsearch.errors import DynsearchError, InputError
 from dynsearch.search import remote, runs
 from dynsearch.search.driver import SearchOptions, SearchResult, run_search
 from dynsearch.search.encoding import setting_key
@@ -134,6 +134,16 @@ def test_a_worker_of_another_version_is_one_clear_error(monkeypatch: pytest.Monk
         open_executor(ToyQuality(), spec(), split="search", workers=1),
     ):
         pass
+
+
+def test_a_cluster_that_does_not_answer_is_bad_input_after_the_stated_wait(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(remote, "WAIT_S", 0.4)
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    monkeypatch.setattr("ray.is_initialized", lambda: False)
+    with pytest.raises(InputError, match=r"RAY_ADDRESS = 127.*within 0\.4 s \(ConnectionRefused"):
+        remote.slots(0)
 
 
 @pytest.mark.parametrize(
