@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -18,7 +19,7 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 from postgres import PASSWORD, postgres, why_not
-from ray_nodes import TwoNodes, kill_tree, two_nodes
+from ray_nodes import TwoNodes, family, kill_tree, two_nodes
 from tiny_job import comparable, write_job
 from toy_problem import ToyQuality, toy_problem, toy_space
 
@@ -29,6 +30,7 @@ from dynsearch.search.encoding import setting_key
 from dynsearch.search.study import open_storage, trial_values
 from dynsearch.search.workers import PassWorker
 
+KILLS = 5
 SEARCH = Path(__file__).parents[1] / "search"
 
 
@@ -165,10 +167,10 @@ def test_a_job_with_bad_input_ends_as_bad_input(
 
 
 def drive(
-    folder: Path, nodes: TwoNodes, options: SearchOptions, marks: Path
+    folder: Path, nodes: TwoNodes, options: SearchOptions, marks: Path, *, sleep_s: float = 0.3
 ) -> subprocess.Popen[bytes]:
     """A driver that joins the cluster, in a process of its own."""
-    quality = {"sleep_s": 0.3, "marks": str(marks)}
+    quality = {"sleep_s": sleep_s, "marks": str(marks)}
     variables = {
         "RAY_ADDRESS": nodes.gcs,
         "RAY_AUTH_MODE": "token",
@@ -208,25 +210,42 @@ def check_nothing_is_lost_or_mispaired(one: runs.Run, trials: int) -> None:
         assert trial.values == trial_values(worker.run(outer, None, reference).fronts)
 
 
+def work_on_node(nodes: TwoNodes, marks: Path, driver: subprocess.Popen[bytes]) -> None:
+    """Wait until a worker of the second node begins a pass."""
+    before = set(marks.iterdir())
+    while driver.poll() is None:
+        assert nodes.node is not None
+        there = set(family(nodes.node.pid))
+        if any(int(m.name.partition("-")[2]) in there for m in set(marks.iterdir()) - before):
+            return
+        time.sleep(0.02)
+
+
 @pytest.mark.slow
 @pytest.mark.ray
-def test_a_node_killed_five_times_loses_no_pass(cluster: TwoNodes, tmp_path: Path) -> None:
+def test_a_node_killed_five_times_in_mid_pass_loses_no_pass(
+    cluster: TwoNodes, tmp_path: Path
+) -> None:
     one = runs.create_run(tmp_path / "toy-00000000", "")
     marks = tmp_path / "marks"
     marks.mkdir()
     rng = random.Random(6)
-    options = SearchOptions(trials=60, workers=2, sampler="random")
-    with drive(one.path, cluster, options, marks) as driver:
-        for _ in range(5):
-            begun(marks, driver, rng.randint(2, 5))
-            time.sleep(rng.random() * 0.3)
+    options = SearchOptions(trials=300, workers=2, sampler="random")
+    with drive(one.path, cluster, options, marks, sleep_s=1.0) as driver:
+        for _ in range(KILLS):
+            work_on_node(cluster, marks, driver)
+            time.sleep(rng.random() * 0.8)
             cluster.kill_node()
-            begun(marks, driver, 2)  # the other node goes on alone
+            cluster.wait_for(1)  # the other goes on alone
             cluster.start_node()
             cluster.wait_for(2)
+        driver.send_signal(signal.SIGINT)
         assert driver.wait() == 0
-    check_nothing_is_lost_or_mispaired(one, 60)
-    assert len(list(marks.iterdir())) > 60  # passes were under way where a node died
+    passes = len(list(marks.iterdir()))
+    study = optuna.load_study(study_name=one.study_name, storage=open_storage(one, "journal"))
+    assert {t.state for t in study.trials} == {TrialState.COMPLETE}
+    assert passes - KILLS <= len(study.trials) < passes
+    check_nothing_is_lost_or_mispaired(one, len(study.trials))
 
 
 @pytest.mark.slow
