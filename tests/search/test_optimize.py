@@ -223,7 +223,7 @@ def test_a_storage_with_a_study_of_something_else_is_bad_input() -> None:
         ({"budgets": {"peak_bytes": 0.0}}, "budgets.peak_bytes = 0.0"),
         ({"objectives": ()}, "name at least one"),
         ({"ref_point": (1.0,)}, "one number per objective"),
-        ({"sampler": "annealing"}, "choose one of tpe"),
+        ({"sampler": "annealing"}, "choose one of dynsearch, tpe"),
     ],
 )
 def test_bad_arguments_are_named(more: dict[str, Any], text: str) -> None:
