@@ -125,6 +125,15 @@ def _score(group: Sequence[Scored], *, dtype: str, pooled: bool) -> Score:
     roof = np.concatenate([s.plain for s in group])
     peers = {name for s in group for name in s.table.peer_s}
     silent = [np.full(len(s.table), np.nan) for s in group]
+    said = {
+        name: mape(
+            np.concatenate(
+                [s.table.peer_s.get(name, e) for s, e in zip(group, silent, strict=True)]
+            ),
+            measured,
+        )
+        for name in sorted(peers)
+    }
     return Score(
         source=", ".join(dict.fromkeys(s.table.source for s in group)),
         device=f"{POOLED} {first.subject.device.kind}" if pooled else first.table.device,
@@ -142,13 +151,5 @@ def _score(group: Sequence[Scored], *, dtype: str, pooled: bool) -> Score:
             np.concatenate([s.log_sd for s in group]),
         ),
         roofline_mape=mape(roof, measured),
-        peer_mape={
-            name: mape(
-                np.concatenate(
-                    [s.table.peer_s.get(name, e) for s, e in zip(group, silent, strict=True)]
-                ),
-                measured,
-            )
-            for name in sorted(peers)
-        },
+        peer_mape={name: value for name, value in said.items() if np.isfinite(value)},
     )

@@ -33,7 +33,8 @@ class MadeUp:
                     part = rows.take(mine)
                     ops = matmuls(*(part.integer(f"made_up_{axis}") for axis in "mkn"))
                     made = table(ops, part.seconds("latency"), str(device), source=rows.file)
-                    peer = {"peer": made.seconds * 1.5}
+                    silent = np.full(len(made), np.nan)
+                    peer = {"peer": made.seconds * 1.5, "silent": silent}
                     found.append(replace(made, training=training == "1", peer_s=peer))
         return found
 
