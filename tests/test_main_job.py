@@ -118,9 +118,7 @@ def test_a_search_leaves_a_confirmed_front_on_every_device(found):
             assert getattr(p.predicted, name) <= limit
 
 
-def test_a_job_for_another_device_runs_no_pass_of_a_run_that_it_begins_with(home, monkeypatch):
-    monkeypatch.setattr(main_job, "usable_cores", lambda: 0)  # passes run in this process
-
+def test_a_job_for_another_device_runs_no_pass_of_a_run_that_it_begins_with(home):
     def run(name: str, device: str, **keys: object) -> dict[str, Any]:
         text = JOB.replace('["local", "nvidia-a100-80g-sxm"]', f'["{device}"]')
         text = text.replace("of_full_network = 0.98", "of_full_network = 9.0")  # nothing is cut
@@ -130,7 +128,7 @@ def test_a_job_for_another_device_runs_no_pass_of_a_run_that_it_begins_with(home
         job, progress = load_job(home / f"{name}.toml"), make_progress(quiet=True)
         return main_job.search(job, out=home / name, progress=progress)
 
-    ours = {"workers": 0, "sampler": "dynsearch"}
+    ours = {"workers": 1, "sampler": "dynsearch"}
     cold = run("cold", "local", trials=3, **ours)
     begun = [cold["run"]]
     warm = run("warm", "nvidia-a100-80g-sxm", trials=1, warm_start=begun, **ours)
