@@ -100,6 +100,7 @@ def test_a_submitted_job_finds_what_one_process_finds(
     folder = Path(found["run"])
     assert folder.parent == out
     assert run(["resume", str(folder), "-q"]) == 0  # its model and texts are still there
+    capfd.readouterr()
     assert not [*holds(folder, cluster.token), *holds(out / "inputs", cluster.token)]
     status, listed, _ = call(capfd, cluster, home, "list")
     assert (listed["jobs"][0]["id"], listed["jobs"][0]["passes"]) == (found["id"], 2)

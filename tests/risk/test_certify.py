@@ -65,6 +65,7 @@ criteria = ["max_prob"]
 max_len = 24
 [search]
 trials = 2
+workers = 1
 sampler = "random"
 """
 RISK = "[risk]\nepsilon = 0.08\nlevels = [0.0, 0.02]\n"
@@ -87,7 +88,6 @@ def search(home: Path, risk: str) -> dict[str, Any]:
     (home / "job.toml").write_text(JOB + risk, encoding="utf-8")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DYNSEARCH_CACHE", str(home / "cache"))
-        patch.setattr(main_job, "usable_cores", lambda: 0)
         patch.setattr(main_job, "report", lambda run: None)
         job = load_job(home / "job.toml")
         return main_job.search(job, out=home / "out", progress=make_progress(quiet=True))
