@@ -18,6 +18,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["DYNSEARCH_CACHE"] = tempfile.mkdtemp(prefix="dynsearch-tests-")
 atexit.register(shutil.rmtree, os.environ["DYNSEARCH_CACHE"], ignore_errors=True)
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", ".")  # Ray reads it when it is first imported
 
 settings.register_profile(
     "dynsearch",
@@ -29,8 +30,15 @@ settings.load_profile("dynsearch")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Say which tests share a process, and begin with those that start Ray."""
+    """Say which tests share a process; those that start Ray come first, those of clusters last."""
     ray = {item.path for item in items if item.get_closest_marker("ray")}
+
+    def order(item: pytest.Item) -> int:
+        if item.path.parent.name == "cluster":  # Ray keeps a token that it has once seen
+            return 2
+        return int(item.path not in ray)
+
     for item in items:
-        item.add_marker(pytest.mark.xdist_group("ray" if item.path in ray else str(item.path)))
-    items.sort(key=lambda item: item.path not in ray)
+        group = ("ray", str(item.path), "cluster")[order(item)]
+        item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=order)

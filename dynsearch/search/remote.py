@@ -248,6 +248,7 @@ def open_ray(workers: int) -> Iterator[None]:
         address is None
         and "RAY_AUTH_MODE" not in os.environ
         and "RAY_AUTH_TOKEN" not in os.environ
+        and "ray" not in sys.modules  # which reads the mode when it is imported, and only then
     ):
         # A token of this process alone: none is left in the home folder.
         os.environ["RAY_AUTH_MODE"] = "token"

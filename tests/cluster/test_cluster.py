@@ -86,6 +86,7 @@ def holds(folder: Path, secret: str) -> list[Path]:
     return [path for path in files if secret.encode() in path.read_bytes()]
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_a_submitted_job_finds_what_one_process_finds(
     home: Path, alone: dict[str, Any], cluster: TwoNodes, capfd: pytest.CaptureFixture[str]

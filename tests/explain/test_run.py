@@ -162,7 +162,7 @@ def test_a_browser_draws_every_step_that_shows(copy: small_run.Made) -> None:
         drawn = browser.value(steps)
         assert drawn[0] == "start"
         assert drawn[-1] == "total"
-        assert set(drawn[1:-1]) == shown
+        assert set(drawn) - {"start", "total"} == shown
         assert len(shown) >= 3
         bars = browser.value(
             "[...document.querySelectorAll('[data-step]')].map((b) =>"
