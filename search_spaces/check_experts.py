@@ -6,7 +6,7 @@ import math
 
 from search_spaces.candidate import GRANULARITY, Candidate, Experts, stacks_of
 from search_spaces.check_layers import check_layers, check_stack
-from search_spaces.findings import Findings, nearest_divisor
+from search_spaces.findings import Findings, fitted, nearest_divisor
 from search_spaces.vocabulary import (
     GATE_NORMS,
     HASHES,
@@ -46,7 +46,7 @@ def check_experts(found: Findings, candidate: Candidate, moe: Experts) -> None:
     stacks = stacks_of(candidate.backbone, moe.stack, default="both")
     check_layers(found, "moe.layers", moe.layers, candidate.backbone, stacks)
     for name in ("num_experts", "top_k"):
-        found.one_per_layer(f"moe.{name}", getattr(moe, name), moe.layers, "value")
+        found.one_per_layer(f"moe.{name}", getattr(moe, name), moe.layers, "value", 1)
     _check_counts(found, candidate, moe)
     _check_router(found, moe, stacks)
     _check_capacity(found, moe)
@@ -78,8 +78,7 @@ def _check_counts(found: Findings, candidate: Candidate, moe: Experts) -> None:
             found.reject(1, key, k, "an assignment gives each token one expert", 1)
         elif moe.expert_groups < 1 or experts % moe.expert_groups or k % moe.expert_groups:
             reason = f"must divide experts and top_k ({experts}, {k}): each group takes its share"
-            near = nearest_divisor(k, moe.expert_groups)
-            near = near if experts % near == 0 else 1
+            near = nearest_divisor(math.gcd(*moe.num_experts, *moe.top_k), moe.expert_groups)
             found.reject(1, "moe.expert_groups", moe.expert_groups, reason, near)
 
 
@@ -138,7 +137,8 @@ def _check_placement(found: Findings, moe: Experts) -> None:
         found.reject(1, "moe.expert_parallel", devices, reason, near)
     elif moe.placement and counts != [len(moe.placement)]:
         reason = f"needs one device per expert, the same in each layer: {counts} experts"
-        found.reject(1, "moe.placement", moe.placement, reason)
+        way = fitted(moe.placement, counts[0], 0) if len(counts) == 1 else None
+        found.reject(1, "moe.placement", moe.placement, reason, way)
     if any(not 0 <= d < devices for d in moe.placement):
         reason = f"devices are numbered 0..{devices - 1} (expert_parallel)"
         inside = tuple(min(max(d, 0), devices - 1) for d in moe.placement)

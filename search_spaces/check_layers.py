@@ -13,7 +13,7 @@ def check_stack(
     if stack is None:
         return
     if backbone.type != "enc_dec":
-        found.reject(0, key, stack, "only an enc_dec has two stacks: leave it out")
+        found.reject(0, key, stack, "only an enc_dec has two stacks", None)
     else:
         found.one_of(key, stack, known)
 

@@ -52,51 +52,52 @@ def check_skim(found: Findings, candidate: Candidate, skim: Skim, key: str) -> N
         ("layout", LAYOUTS),
     ):
         found.one_of(f"{key}.{name}", getattr(skim, name), known)
-    for name in skim.protected:
-        found.one_of(f"{key}.protected", name, PROTECTED)
+    for i, name in enumerate(skim.protected):
+        found.one_of(f"{key}.protected[{i}]", name, PROTECTED)
     check_stack(found, f"{key}.stack", candidate.backbone, skim.stack, STACKS)
     stacks = stacks_of(candidate.backbone, skim.stack, default="encoder")
     check_layers(found, f"{key}.layers", skim.layers, candidate.backbone, stacks)
     found.at_least(f"{key}.block", skim.block, 1)
     found.at_least(f"{key}.gate_width", skim.gate_width, 0)
-    _check_amounts(found, skim, key)
+    _check_amounts(found, skim, key, candidate.backbone.max_len)
     _check_mechanism(found, candidate, skim, key)
     _check_skipped(found, candidate, skim, key)
     if skim.mechanism == "topk_router":
         _check_depths(found, skim, key, stacks)
 
 
-def _check_amounts(found: Findings, skim: Skim, key: str) -> None:
-    """Rates, counts and thresholds per layer."""
+def _check_amounts(found: Findings, skim: Skim, key: str, longest: int) -> None:
+    """Rates, counts and thresholds per layer, for inputs of at most `longest` tokens."""
     counted = skim.mechanism == "fixed_schedule" and bool(skim.keep_count)
     if counted and skim.keep_rate:
         reason = "beside keep_rate: a schedule has shares or counts, not both"
         found.reject(1, f"{key}.keep_count", skim.keep_count, reason, ())
     needs = skim.mechanism in ("fixed_schedule", "topk_router") and not counted
     if needs or skim.keep_rate:
-        found.one_per_layer(f"{key}.keep_rate", skim.keep_rate, skim.layers, "rate")
+        found.one_per_layer(f"{key}.keep_rate", skim.keep_rate, skim.layers, "rate", 1.0)
     if skim.keep_count:
-        found.one_per_layer(f"{key}.keep_count", skim.keep_count, skim.layers, "count")
+        found.one_per_layer(f"{key}.keep_count", skim.keep_count, skim.layers, "count", 1)
     if skim.mechanism == "threshold" or skim.thresholds:
-        found.one_per_layer(f"{key}.thresholds", skim.thresholds, skim.layers, "threshold")
+        found.one_per_layer(f"{key}.thresholds", skim.thresholds, skim.layers, "threshold", 0.0)
     for i, threshold in enumerate(skim.thresholds):
         if not math.isfinite(threshold):
-            found.reject(1, f"{key}.thresholds[{i}]", threshold, "must be finite")
-    _check_rates(found, skim, key)
+            found.reject(1, f"{key}.thresholds[{i}]", threshold, "must be finite", 0.0)
+    _check_rates(found, skim, key, longest)
     _check_counts(found, skim, key)
 
 
-def _check_rates(found: Findings, skim: Skim, key: str) -> None:
-    lowest = 1.0
+def _check_rates(found: Findings, skim: Skim, key: str, longest: int) -> None:
+    lowest = 1.0  # that may follow
     for i, rate in enumerate(skim.keep_rate):
         place = f"{key}.keep_rate[{i}]"
         if not 0.0 < rate <= 1.0:
-            near = 1.0 if rate > 1.0 else None
+            one_token = 1.0 / max(longest, 1)
+            near = min(lowest, one_token) if rate <= 0.0 else lowest
             found.reject(1, place, rate, "is a share of the input: must lie in (0, 1]", near)
         elif rate > lowest and skim.skipped == "drop":
             reason = "dropped tokens do not return: rates are absolute and must not increase"
             found.reject(1, place, rate, reason, lowest)
-        else:
+        elif skim.skipped == "drop":
             lowest = min(lowest, rate)
 
 

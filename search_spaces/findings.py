@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence, Sized
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any
 
 from search_spaces.backbone import Backbone
-from search_spaces.records import nearest
 from search_spaces.vocabulary import (
     BACKBONE_TYPES,
     BIASES,
@@ -21,6 +21,7 @@ from search_spaces.vocabulary import (
 _POSITIVE = ("num_layers", "hidden_size", "num_heads", "ffn_size", "vocab_size", "max_len")
 _MAYBE = ("head_width", "decoder_hidden_size", "decoder_num_heads", "decoder_ffn_size")
 _POSITIVE_IF_SET = (*_MAYBE, "decoder_max_len", "sliding_window", "expert_ffn_size")
+_T5_BUCKETS = 32  # of relative positions in T5, the model that has them
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,14 +33,14 @@ class Finding:
     key: str
     value: Any
     reason: str
-    nearest: Any = None  # nearest legal value, None where there is no single one
+    nearest: Any = None  # of a reject: the nearest legal value, None for a key to leave out
 
 
 class Findings(list[Finding]):
     """Findings on their way."""
 
-    def reject(self, rule: int, key: str, value: Any, reason: str, near: Any = None) -> None:
-        """Note what is wrong."""
+    def reject(self, rule: int, key: str, value: Any, reason: str, near: Any) -> None:
+        """Note what is wrong and the nearest value that is not; None: leave the key out."""
         self.append(
             Finding(
                 severity="reject", rule=rule, key=key, value=value, reason=reason, nearest=near
@@ -54,7 +55,8 @@ class Findings(list[Finding]):
         """Reject a name that is not known."""
         names = tuple(known)
         if value not in names:
-            self.reject(0, key, value, f"is not known{nearest(value, names)}")
+            near = next(iter(get_close_matches(value, names, n=1, cutoff=0.0)), names[0])
+            self.reject(0, key, value, f"is none of {', '.join(names)}", near)
 
     def at_least(self, key: str, value: float | None, least: float) -> None:
         """Reject a number below the least one; None passes."""
@@ -64,21 +66,22 @@ class Findings(list[Finding]):
     def belongs(self, key: str, value: Any, default: Any, owners: Iterable[str]) -> None:
         """Reject a field that is set though only `owners` read it."""
         if value != default:
-            text = f"belongs to {' and '.join(owners)}: leave it out"
+            text = f"belongs to {' and '.join(owners)}"
             self.reject(1, key, value, text, default)
 
-    def one_per_layer(self, key: str, values: Sequence[Any], layers: Sized, what: str) -> None:
-        """Reject a list that has not one value per layer."""
+    def one_per_layer(
+        self, key: str, values: Sequence[Any], layers: Sized, what: str, default: Any
+    ) -> None:
+        """Reject a list that has not one value per layer; an empty one gets `default` each."""
         if len(values) != len(layers):
             reason = f"needs one {what} per layer: {len(layers)} layers"
-            self.reject(1, key, values, reason, fitted(values, len(layers)))
+            self.reject(1, key, values, reason, fitted(values, len(layers), default))
 
 
-def fitted(values: Sequence[Any], size: int) -> tuple[Any, ...] | None:
-    """The values cut off, or the last one repeated, to so many; None without any."""
-    if not values:
-        return None
-    return (*values[:size], *[values[-1]] * (size - len(values)))
+def fitted(values: Sequence[Any], size: int, default: Any) -> tuple[Any, ...]:
+    """The values cut off, or the last one (`default` without any) repeated, to so many."""
+    last = values[-1] if values else default
+    return (*values[:size], *[last] * (size - len(values)))
 
 
 def check_backbone(backbone: Backbone) -> list[Finding]:
@@ -121,9 +124,8 @@ def _check_decoder(found: Findings, b: Backbone) -> None:
     for name in ("hidden_size", "num_heads", "ffn_size", "max_len"):
         value = getattr(b, f"decoder_{name}")
         if value is not None and not both:
-            found.reject(
-                0, f"backbone.decoder_{name}", value, "only an enc_dec has a second stack"
-            )
+            reason = "only an enc_dec has a second stack"
+            found.reject(0, f"backbone.decoder_{name}", value, reason, None)
     hidden, heads = b.decoder_hidden_size, b.decoder_num_heads
     if both and b.head_width is None and (hidden or heads):
         width, count = hidden or b.hidden_size, heads or b.num_heads
@@ -133,10 +135,11 @@ def _check_decoder(found: Findings, b: Backbone) -> None:
             found.reject(0, "backbone.decoder_num_heads", count, reason, near)
     if b.sliding_window is not None and b.type == "encoder":
         reason = "counts keys before a query: an encoder has none such"
-        found.reject(0, "backbone.sliding_window", b.sliding_window, reason)
+        found.reject(0, "backbone.sliding_window", b.sliding_window, reason, None)
     if (b.relative_buckets > 0) != (b.positions == "relative"):
         reason = 'belongs to positions = "relative" and to no other'
-        found.reject(0, "backbone.relative_buckets", b.relative_buckets, reason)
+        near = _T5_BUCKETS if b.positions == "relative" else 0
+        found.reject(0, "backbone.relative_buckets", b.relative_buckets, reason, near)
     if b.input_channels and not both:
         reason = "sound is read by the encoder of an enc_dec"
         found.reject(0, "backbone.input_channels", b.input_channels, reason, 0)

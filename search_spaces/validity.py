@@ -11,6 +11,7 @@ What is legal but not runnable yet is not a finding of `check`: `not_lowered` li
 from __future__ import annotations
 
 import logging
+import math
 from typing import Any
 
 from search_spaces.candidate import (
@@ -189,9 +190,10 @@ def require_valid(
     findings += not_lowered(candidate) if run else []
     problems = []
     for finding in findings:
+        way = "leave it out" if finding.nearest is None else finding.nearest
         message = finding.reason
-        if finding.nearest is not None:
-            message += f"; nearest legal value: {finding.nearest}"
+        if finding.severity == "reject":
+            message += f"; nearest legal value: {way}"
         problem = Problem(str(file), finding.key, str(finding.value), message)
         if finding.severity == "warn":
             LOG.warning("%s", problem)
@@ -246,10 +248,10 @@ def _check_cascade(found: Findings, candidate: Candidate) -> None:
     scored = [kind for kind, rule in exit_criteria().items() if rule.score is not None]
     found.one_of("cascade.criterion", cascade.criterion, scored)
     if len(cascade.stages) < 2:
-        found.reject(1, "cascade.stages", cascade.stages, "needs at least two stages")
-    if len(cascade.thresholds) != max(len(cascade.stages) - 1, 0):
+        found.reject(1, "cascade", cascade.stages, "needs at least two stages", None)
+    elif len(cascade.thresholds) != len(cascade.stages) - 1:
         reason = "needs one threshold per stage but the last"
-        near = fitted(cascade.thresholds, max(len(cascade.stages) - 1, 0))
+        near = fitted(cascade.thresholds, len(cascade.stages) - 1, math.inf)
         found.reject(1, "cascade.thresholds", cascade.thresholds, reason, near)
 
 

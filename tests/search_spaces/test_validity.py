@@ -103,17 +103,17 @@ REJECTED = [
     (with_exits(temperature=0.0), 1, "exits.temperature", 1.0),
     (with_exits(patience=2), 1, "exits.patience", None),
     (replace(FULL, exits=replace(PATIENT, patience=2)), 1, "exits.patience", 1),
-    (replace(FULL, exits=replace(PATIENT, layers=(2,))), 1, "exits.patience", None),
+    (replace(FULL, exits=replace(PATIENT, layers=(2,))), 1, "exits", None),
     (replace(FULL, exits=replace(PATIENT, patience=None)), 1, "exits.patience", 1),
     (replace(FULL, exits=replace(PATIENT, thresholds=(0.1, 0.1))), 1, "exits.thresholds", ()),
-    (with_exits(layers=(), thresholds=()), 1, "exits.layers", None),
-    (with_exits(criterion="max_porb"), 0, "exits.criterion", None),
-    (with_exits(head="linaer"), 0, "exits.head", None),
+    (with_exits(layers=(), thresholds=()), 1, "exits", None),
+    (with_exits(criterion="max_porb"), 0, "exits.criterion", "max_prob"),
+    (with_exits(head="linaer"), 0, "exits.head", "linear"),
     (
         replace(with_exits(kv_policy="copy"), backbone=replace(BACKBONE, type="decoder")),
         0,
         "exits.kv_policy",
-        None,
+        "copy_state",
     ),
     (with_moe(top_k=(5, 2)), 1, "moe.top_k[0]", 4),
     (with_moe(top_k=(0, 2)), 1, "moe.top_k[0]", 1),
@@ -125,13 +125,13 @@ REJECTED = [
     (with_moe(capacity_factor=0.0), 1, "moe.capacity_factor", 1.0),
     (with_moe(num_shared_experts=-1), 1, "moe.num_shared_experts", 0),
     (with_moe(expert_ffn_size=0), 1, "moe.expert_ffn_size", 1),
-    (with_moe(granularity="tokens"), 0, "moe.granularity", None),
+    (with_moe(granularity="tokens"), 0, "moe.granularity", "token"),
     (with_skim(keep_rate=(1.2, 0.5)), 1, "skim[0].keep_rate[0]", 1.0),
-    (with_skim(keep_rate=(0.5, 0.0)), 1, "skim[0].keep_rate[1]", None),
+    (with_skim(keep_rate=(0.5, 0.0)), 1, "skim[0].keep_rate[1]", 1 / 512),
     (with_skim(keep_rate=(0.5, 0.6)), 1, "skim[0].keep_rate[1]", 0.5),
     (with_skim(keep_rate=(0.5,)), 1, "skim[0].keep_rate", (0.5, 0.5)),
     (with_skim(layers=(1, 9)), 1, "skim[0].layers", (1,)),
-    (with_skim(skipped="dorp"), 0, "skim[0].skipped", None),
+    (with_skim(skipped="dorp"), 0, "skim[0].skipped", "drop"),
     (with_exits(stack="decoder"), 0, "exits.stack", None),
     (with_exits(temperatures=(1.0,)), 1, "exits.temperatures", (1.0, 1.0)),
     (with_exits(temperatures=(1.0, 0.0)), 1, "exits.temperatures[1]", 1.0),
@@ -139,13 +139,18 @@ REJECTED = [
     (with_exits(token_window=1), 1, "exits.token_window", 0),
     (with_exits(poe_floor=0.1), 1, "exits.poe_floor", None),
     (with_exits(kv_cap=4), 1, "exits.kv_cap", None),
-    (with_exits(decay_rate=4.0), 1, "exits.decay_length", None),
+    (with_exits(decay_rate=4.0), 1, "exits.decay_length", 512),
     (with_exits(decay_rate=4.0, decay_length=0), 1, "exits.decay_length", 1),
     (with_exits(decay_share=0.2), 1, "exits.decay_share", 0.1),
     (with_moe(kernel="padded"), 1, "moe.capacity_factor", 1.0),
     (with_moe(expert_parallel=3), 1, "moe.expert_parallel", 2),
     (with_moe(placement=(0, 0, 0, 0)), 1, "moe.placement", None),
-    (with_moe(num_experts=(4, 4), expert_parallel=2, placement=(0, 1)), 1, "moe.placement", None),
+    (
+        with_moe(num_experts=(4, 4), expert_parallel=2, placement=(0, 1)),
+        1,
+        "moe.placement",
+        (0, 1, 1, 1),
+    ),
     (
         with_moe(num_experts=(2, 2), expert_parallel=2, placement=(0, 2)),
         1,
@@ -160,8 +165,8 @@ REJECTED = [
     (with_moe(shared_expert_ffn_size=8), 1, "moe.shared_expert_ffn_size", None),
     (with_skim(keep_count=(9, 5)), 1, "skim[0].keep_count", ()),
     (with_skim(keep_rate=(), keep_count=(5, 9)), 1, "skim[0].keep_count[1]", 5),
-    (with_skim(keep_rate=()), 1, "skim[0].keep_rate", None),
-    (with_skim(mechanism="threshold"), 1, "skim[0].thresholds", None),
+    (with_skim(keep_rate=()), 1, "skim[0].keep_rate", (1.0, 1.0)),
+    (with_skim(mechanism="threshold"), 1, "skim[0].thresholds", (0.0, 0.0)),
     (with_skim(thresholds=(0.1, 0.2)), 1, "skim[0].thresholds", ()),
     (with_skim(mechanism="jump", jump_max=5), 1, "skim[0].mechanism", "gate"),
     (with_skim(branch_widths=(10,), mechanism="gate"), 1, "skim[0].branch_widths", ()),
@@ -183,13 +188,13 @@ REJECTED = [
     (replace(FULL, decoder_depth=2), 1, "decoder_depth", None),
     (replace(FULL, depth=0), 1, "depth", 1),
     (replace(FULL, depth=7), 1, "depth", 6),
-    (replace(FULL, dtype="fp64"), 0, "dtype", None),
-    (replace(FULL, pooling="max"), 0, "pooling", None),
-    (replace(FULL, exit_batching="batch"), 0, "exit_batching", None),
+    (replace(FULL, dtype="fp64"), 0, "dtype", "fp16"),
+    (replace(FULL, pooling="max"), 0, "pooling", "mean"),
+    (replace(FULL, exit_batching="batch"), 0, "exit_batching", "wait_all"),
     (replace(FULL, backbone=replace(BACKBONE, num_heads=10)), 0, "backbone.num_heads", 8),
     (replace(FULL, backbone=replace(BACKBONE, num_kv_heads=5)), 0, "backbone.num_kv_heads", 4),
     (replace(FULL, backbone=replace(BACKBONE, vocab_size=0)), 0, "backbone.vocab_size", 1),
-    (replace(FULL, backbone=replace(BACKBONE, type="coder")), 0, "backbone.type", None),
+    (replace(FULL, backbone=replace(BACKBONE, type="coder")), 0, "backbone.type", "encoder"),
 ]
 
 
@@ -317,11 +322,16 @@ def test_every_criterion_has_sensible_exits_that_wait_for_being_lowered(kind: st
 
 REJECTED_CRITERIA = [
     # criterion, changed fields, key, nearest legal value
-    ("state_similarity", {"thresholds": (-1.0, 0.5, 0.5)}, "exits.thresholds[0]", None),
+    (
+        "state_similarity",
+        {"thresholds": (-1.0, 0.5, 0.5)},
+        "exits.thresholds[0]",
+        math.nextafter(-1, 0),
+    ),
     ("learned", {"patience": 2}, "exits.patience", None),
-    ("halting_sum", {"thresholds": (0.9,)}, "exits.thresholds", None),
+    ("halting_sum", {"thresholds": (0.9,)}, "exits.thresholds", (0.9,) * 3),
     ("flexible_patience", {"similarity": None}, "exits.similarity", "js"),
-    ("flexible_patience", {"similarity": "l2"}, "exits.similarity", None),
+    ("flexible_patience", {"similarity": "l2"}, "exits.similarity", "kl"),
     ("flexible_patience", {"patience": 3}, "exits.patience", 2),
     ("patience_confidence", {"patience": 4}, "exits.patience", 3),
     ("patience_confidence", {"patience": None}, "exits.patience", 1),
@@ -329,10 +339,15 @@ REJECTED_CRITERIA = [
     ("vote", {"vote_power": -1.0}, "exits.vote_power", 0),
     ("vote", {"thresholds": (1.0, 1.2, 1.2)}, "exits.thresholds[0]", math.nextafter(1, 2)),
     ("hash", {"thresholds": THREE}, "exits.thresholds", ()),
-    ("hash", {"hash_kind": "md5"}, "exits.hash_kind", None),
+    ("hash", {"hash_kind": "md5"}, "exits.hash_kind", "random"),
     ("prediction_set", {"set_level": 1.0}, "exits.set_level", 0.05),
-    ("prediction_set", {"set_floors": (0.0,)}, "exits.set_floors", None),
-    ("prediction_set", {"thresholds": (-3.0, -1.0, -1.0)}, "exits.thresholds[0]", None),
+    ("prediction_set", {"set_floors": (0.0,)}, "exits.set_floors", (0.0,) * 3),
+    (
+        "prediction_set",
+        {"thresholds": (-3.0, -1.0, -1.0)},
+        "exits.thresholds[0]",
+        math.nextafter(-3, 0),
+    ),
     ("position_schedule", {"schedule": ()}, "exits.schedule", (1,)),
     ("position_schedule", {"schedule": (6, 3, 1)}, "exits.schedule[1]", 2),
     ("position_schedule", {"thresholds": THREE}, "exits.thresholds", ()),
@@ -340,7 +355,7 @@ REJECTED_CRITERIA = [
     ("window", {"window": 0}, "exits.window", 1),
     ("oracle", {"window": 2}, "exits.window", None),
     ("energy", {"aggregator": "cache"}, "exits.aggregator", "none"),
-    ("hash", {"decay_rate": 4.0, "decay_length": 9}, "exits.decay_rate", None),
+    ("hash", {"decay_share": 0.5, "decay_length": 9}, "exits.decay_length", None),
 ]
 
 
@@ -351,8 +366,7 @@ def test_senseless_criteria_are_rejected_with_the_nearest_value(
     candidate = criterion(kind, **(SENSIBLE[kind] | changes))
     rejected = [f for f in check(candidate, num_classes=3) if f.severity == "reject"]
     assert [f.key for f in rejected] == [key]
-    if near is not None:
-        assert rejected[0].nearest == near
+    assert rejected[0].nearest == near
 
 
 def test_everyone_leaves_at_the_one_static_exit() -> None:
@@ -487,7 +501,9 @@ def test_an_encoder_has_no_cache_policy() -> None:
 def test_a_cascade_needs_stages_and_thresholds_between_them() -> None:
     candidate = replace(FULL, cascade=Cascade(stages=("a",), thresholds=(0.5,), reuse="all"))
     keys = [f.key for f in check(candidate)]
-    assert keys == ["cascade.reuse", "cascade.stages", "cascade.thresholds"]
+    assert keys == ["cascade.reuse", "cascade"]
+    two = replace(FULL, cascade=Cascade(stages=("a", "b"), thresholds=()))
+    assert only(two).nearest == (math.inf,)
 
 
 def test_serial_exits_contradict_a_batch() -> None:
