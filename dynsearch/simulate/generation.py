@@ -26,6 +26,7 @@ from dynsearch.simulate.stage_costs import ROOM, StackCost, stack_cost
 from dynsearch.simulate.steps import (
     Steps,
     expected_steps,
+    ideal_steps,
     simulated_steps,
     slowest_steps,
     tokens_at_once,
@@ -81,7 +82,7 @@ def generate(setting: Setting) -> Outcome:
     )
     wait = setting.serving.mode != "compact"
     written = expected_steps(cost, leaving, candidate.exits, asked, B, wait=wait)
-    alone = expected_steps(cost, leaving, candidate.exits, asked, 1, wait=wait)
+    alone = ideal_steps(cost, leaving, candidate.exits, asked)
     first = np.zeros(4) if both else cost.answer[:, B - 1]
     first_alone = np.zeros(4) if both else cost.answer[:, 0]
     read, read_alone = _prompt_s(prompt, B), _prompt_s(prompt, 1)

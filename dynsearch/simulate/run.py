@@ -56,7 +56,8 @@ def simulate(
         threads: Of the runtime.
         classes: Of heads; a trace has its own.
         sort: Whether batches are formed of inputs sorted by length.
-        exit_batching: In place of the candidate's own.
+        exit_batching: In place of the candidate's own; methods that are published for one input at
+            a time are compacted in a larger batch, and a note says so.
         trace: File of a recorded pass that is replayed; without one the stated model is used.
         weights_hash: Weights that the trace must come from.
         against: A trace of the same rows recorded with the candidate's own skims and experts:
@@ -75,8 +76,12 @@ def simulate(
     """
     found = load_subject(subject)
     candidate = found.candidate
+    notes: tuple[str, ...] = ()
     if exit_batching is not None:
         candidate = replace(candidate, exit_batching=exit_batching)
+    elif found.published and batch > 1 and candidate.exits and candidate.exit_batching == "serial":
+        candidate = replace(candidate, exit_batching="compact")
+        notes = (f"published for one input at a time: {batch} are compacted (--exit-batching)",)
     recorded = None
     if trace is not None:
         recorded = fitting_trace(trace, candidate, weights_hash)
@@ -116,7 +121,11 @@ def simulate(
             "arrival_rate_per_s": arrival_rate,
         },
         **measured,
-        **replace(outcome, parameters=stated_parameters(setting, outcome)).table(),
+        **replace(
+            outcome,
+            parameters=stated_parameters(setting, outcome),
+            notes=(*notes, *outcome.notes),
+        ).table(),
     }
 
 

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from dynsearch.sim.decode_steps import (
     DecodeCost,
+    entering,
     expected_copy_state,
     expected_full,
     expected_monotone,
@@ -97,6 +98,25 @@ def expected_steps(
     else:
         each = expected_copy_state(parts, law, on, batch, wait=wait)
     return begin + each * steps.count
+
+
+def ideal_steps(cost: StepCost, leaving: Leaving, exits: Exits | None, steps: Steps) -> F64:
+    """What the method says that all steps of one row cost [4], whatever they cost in a batch.
+
+    Every token counts alone; where tokens wait for a pass that takes them along, each layer counts
+    once a token.
+    """
+    policy = None if exits is None else exits.kv_policy
+    if exits is None or not leaving.on.any() or steps.count == 0:
+        return expected_steps(cost, leaving, exits, steps, 1, wait=False)
+    if policy == "self_speculative":
+        return _speculative(cost, exits, steps, 1, alone=True)
+    if policy not in ("recompute", "sync_parallel"):
+        return expected_steps(cost, leaving, exits, steps, 1, wait=False)
+    parts, enters = cost.parts, entering(leaving.law)
+    each = parts.layer[:, :, 0].sum(axis=1) + parts.check[:, :, 0] @ (leaving.on * enters)
+    total: F64 = (cost.always[:, 0] + each + enters[-1] * parts.head[:, 0]) * steps.count
+    return total
 
 
 def simulated_steps(
@@ -233,21 +253,27 @@ def _seconds(parts: DecodeCost) -> DecodeCost:
     )
 
 
-def _cycle(cost: StepCost, exits: Exits, batch: int) -> F64:
-    """Costs of a cycle: drafts by the lower layers with a head, then the upper ones over all."""
+def _cycle(cost: StepCost, exits: Exits, batch: int, *, alone: bool = False) -> F64:
+    """Costs of a cycle: drafts by the lower layers with a head, then the upper ones over all.
+
+    `alone`: the upper layers cost as much as if each token went through them by itself.
+    """
     drafted = exits.draft_tokens or 1
     E, many = exits.layers[0], batch * (drafted + 1)
     draft = cost.parts.layer[:, :E, batch - 1].sum(axis=1) + cost.answer[:, batch - 1]
     draft = draft + cost.always[:, batch - 1]
-    verify = cost.parts.layer[:, E:, many - 1].sum(axis=1)
+    upper = cost.parts.layer[:, E:]
+    verify = (upper[..., 0] * many if alone else upper[..., many - 1]).sum(axis=1)
     verify = verify + cost.answer[:, batch - 1] * (drafted + 1)
     cycle: F64 = cycle_s(draft, verify, drafted)
     return cycle
 
 
-def _speculative(cost: StepCost, exits: Exits, steps: Steps, batch: int) -> F64:
+def _speculative(
+    cost: StepCost, exits: Exits, steps: Steps, batch: int, *, alone: bool = False
+) -> F64:
     mean = float(tokens_per_cycle(steps.acceptance, exits.draft_tokens or 1, batch))
-    return np.asarray(_cycle(cost, exits, batch) * steps.count / mean)
+    return np.asarray(_cycle(cost, exits, batch, alone=alone) * steps.count / mean)
 
 
 def _stages(parts: DecodeCost, on: NDArray[np.bool_], batch: int) -> tuple[F64, I64]:

@@ -24,6 +24,7 @@ class Subject:
     file: Path
     assumed: Assumed = field(default_factory=Assumed)  # of a method's preset
     stages: Mapping[str, Candidate] = field(default_factory=dict)  # of a method's cascade
+    published: bool = False  # a method by its name, not a file of the user's
 
 
 def load_subject(name: str | Path) -> Subject:
@@ -47,6 +48,7 @@ def load_subject(name: str | Path) -> Subject:
         file=path,
         assumed=method.assumed,
         stages=method.stages,
+        published=path.suffix != ".toml",
     )
 
 
