@@ -50,7 +50,7 @@ def _pairs(rows: Sequence[Mapping[str, Any]], name: str) -> list[tuple[str, floa
 def _latencies(result: Mapping[str, Any]) -> list[Html]:
     values = [(name, float(result[name]["value"])) for name in LATENCIES]
     high = max(float(result[name]["high"]) for name in LATENCIES)
-    out = _bars("seconds of an input", values, svg.BLUE, units.seconds, top=high)
+    out = _bars("seconds of an input, 90 % intervals", values, svg.BLUE, units.seconds, top=high)
     slot = (WIDTH - LEFT - RIGHT) / len(values)
     for i, name in enumerate(LATENCIES):
         x = LEFT + slot * (i + 0.5)
