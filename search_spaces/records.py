@@ -142,6 +142,17 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f", did you mean {close[0]}?" if close else f", known: {', '.join(names)}"
 
 
+def require_known(word: str, known: Iterable[str], key: str, what: str) -> None:
+    """Refuse a word of the arguments, under `key`, that is no `what`.
+
+    Raises:
+        InputError: it is unknown; the message has the nearest name.
+    """
+    names = list(known)
+    if word not in names:
+        raise InputError.one("arguments", key, word, f"unknown {what}{nearest(word, names)}")
+
+
 @cache
 def kinds_of(cls: type) -> dict[str, Any]:
     """Field name -> type of a record, in order."""

@@ -7,9 +7,8 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from search_spaces.errors import InputError
 from search_spaces.exits.base import ExitCriterion
-from search_spaces.records import nearest
+from search_spaces.records import require_known
 from search_spaces.registry import scan
 
 
@@ -26,10 +25,7 @@ def exit_criterion(kind: str) -> ExitCriterion:
         InputError: there is none; the message has the nearest name.
     """
     known = exit_criteria()
-    if kind not in known:
-        raise InputError.one(
-            "arguments", "exits.criterion", kind, f"unknown criterion{nearest(kind, known)}"
-        )
+    require_known(kind, known, "exits.criterion", "criterion")
     return known[kind]
 
 

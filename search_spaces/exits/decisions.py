@@ -19,7 +19,7 @@ from search_spaces.exits import exit_criterion
 from search_spaces.exits.base import F64, Aggregator, Evidence, run_lengths
 from search_spaces.exits.decay import decayed
 from search_spaces.parts import Exits
-from search_spaces.records import nearest
+from search_spaces.records import require_known
 from search_spaces.registry import scan
 
 
@@ -45,9 +45,7 @@ def answered_logits(exits: Exits, logits: NDArray[Any], layers: NDArray[Any], de
     if exits.aggregator == "none":
         return divided
     known = aggregators()
-    if exits.aggregator not in known:
-        text = f"unknown aggregator{nearest(exits.aggregator, ['none', *known])}"
-        raise InputError.one("arguments", "exits.aggregator", exits.aggregator, text)
+    require_known(exits.aggregator, ["none", *known], "exits.aggregator", "aggregator")
     return known[exits.aggregator].combine(divided, np.asarray(layers), depth, exits)
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 
-from search_spaces.errors import InputError
-from search_spaces.records import nearest
+from search_spaces.records import require_known
 from search_spaces.registry import scan
 from search_spaces.routers.base import Router
 
@@ -23,7 +22,5 @@ def router(kind: str) -> Router:
         InputError: there is none; the message has the nearest name.
     """
     known = routers()
-    if kind not in known:
-        text = f"unknown router{nearest(kind, known)}"
-        raise InputError.one("arguments", "moe.router", kind, text)
+    require_known(kind, known, "moe.router", "router")
     return known[kind]

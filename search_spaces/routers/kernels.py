@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from search_spaces.errors import InputError
 from search_spaces.parts import Experts
-from search_spaces.records import nearest
+from search_spaces.records import require_known
 from search_spaces.vocabulary import KERNELS
 
 I64 = NDArray[np.int64]
@@ -42,9 +42,7 @@ def executed_rows(
         InputError: unknown kernel, a padded one without a capacity or a masked one without tokens.
     """
     counts = np.asarray(loads, dtype=np.int64)
-    if kernel not in KERNELS:
-        text = f"unknown kernel{nearest(kernel, KERNELS)}"
-        raise InputError.one("arguments", "moe.kernel", kernel, text)
+    require_known(kernel, KERNELS, "moe.kernel", "kernel")
     if kernel in ("padded", "dense_mask"):
         whole = capacity if kernel == "padded" else tokens
         if whole is None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 
-from search_spaces.errors import InputError
-from search_spaces.records import nearest
+from search_spaces.records import require_known
 from search_spaces.registry import scan
 from search_spaces.skims.base import SkimRule, SkimScore
 
@@ -29,7 +28,5 @@ def skim_rule(kind: str) -> SkimRule:
         InputError: there is none; the message has the nearest name.
     """
     known = skim_rules()
-    if kind not in known:
-        text = f"unknown mechanism{nearest(kind, known)}"
-        raise InputError.one("arguments", "skim.mechanism", kind, text)
+    require_known(kind, known, "skim.mechanism", "mechanism")
     return known[kind]

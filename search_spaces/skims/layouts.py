@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from search_spaces.errors import InputError
-from search_spaces.records import nearest
+from search_spaces.records import require_known
 from search_spaces.vocabulary import LAYOUTS
 
 I64 = NDArray[np.int64]
@@ -44,9 +43,6 @@ def executed(layout: str, counts: NDArray[Any]) -> Executed:
         longest = n.max(axis=-1)
         calls = (rows > 0).astype(np.int64)
         return Executed(tokens=rows * longest, pairs=rows * longest**2, calls=calls)
-    if layout not in LAYOUTS:
-        raise InputError.one(
-            "arguments", "skim.layout", layout, f"unknown layout{nearest(layout, LAYOUTS)}"
-        )
+    require_known(layout, LAYOUTS, "skim.layout", "layout")
     calls = rows if layout == "per_sequence" else (rows > 0).astype(np.int64)
     return Executed(tokens=n.sum(axis=-1), pairs=(n**2).sum(axis=-1), calls=calls)

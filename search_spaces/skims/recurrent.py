@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from search_spaces.errors import InputError
-from search_spaces.records import nearest
+from search_spaces.records import require_known
 
 F64 = NDArray[np.float64]
 
@@ -24,9 +23,7 @@ def step_flops(cell: str, inputs: int, hidden: int, width: NDArray[Any] | float)
     Raises:
         InputError: unknown cell.
     """
-    if cell not in GATES:
-        text = f"unknown cell{nearest(cell, GATES)}"
-        raise InputError.one("arguments", "backbone.cell", cell, text)
+    require_known(cell, GATES, "backbone.cell", "cell")
     flops: F64 = 2.0 * GATES[cell] * (inputs + hidden) * np.asarray(width, dtype=np.float64)
     return flops
 
