@@ -64,6 +64,9 @@ def time_interleaved(
 ) -> Timings:
     """Time every runner on every block, the runners in a fresh random order for each block.
 
+    Everything runs once before: the first use of each shape builds kernels, which a network that
+    serves pays once; until then texts of up to 256 tokens in bf16 took up to 1.3 times as long.
+
     Args:
         runners: C callables; each takes a batch and returns when its samples had answers.
         blocks: Lists of batches; a runner does one whole block before the next one's turn.
@@ -75,9 +78,10 @@ def time_interleaved(
     latency, busy = np.zeros((repeats, len(runners))), np.zeros((repeats, len(runners)))
     samples = 0
     rng = np.random.default_rng(seed)
-    for runner in runners:  # first use of each shape builds kernels
-        for batch in blocks[0]:
-            runner(batch)
+    for runner in runners:
+        for block in blocks:
+            for batch in block:
+                runner(batch)
     for repeat in range(repeats):
         samples = 0
         for block in blocks:

@@ -74,7 +74,7 @@ def test_times_are_recovered_and_every_block_is_run_once_a_repeat(
     blocks = [batches[i : i + 2] for i in range(0, len(batches), 2)]
     run = [scripted(clock, log, i, 2.0 * (i + 1)) for i in range(runners)]
     times = time_interleaved(run, blocks, repeats=repeats, seed=0, clock=clock)
-    warm = runners * len(blocks[0])
+    warm = runners * len(batches)
     for number in range(runners):
         mine = [key for n, key in log[warm:] if n == number]
         assert mine == [key for key, _ in batches] * repeats
@@ -89,7 +89,7 @@ def test_runners_take_turns_in_an_order_that_the_seed_fixes_and_blocks_vary():
         clock, log = Clock(), []
         run = [scripted(clock, log, i, 1.0) for i in range(5)]
         time_interleaved(run, [[(k, 1)] for k in range(8)], repeats=1, seed=seed, clock=clock)
-        turns = [number for number, _ in log[5:]]
+        turns = [number for number, _ in log[5 * 8 :]]
         return [tuple(turns[i : i + 5]) for i in range(0, 40, 5)]
 
     assert orders(3) == orders(3)
