@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -238,7 +239,12 @@ def run_export(
 @app.command()
 def verify(
     ctx: typer.Context,
-    export: Annotated[Path, typer.Argument(metavar="EXPORT", help="Folder of an exported model.")],
+    export: Annotated[
+        Path, typer.Argument(metavar="EXPORT|RUN", help="An exported model, or a finished run.")
+    ],
+    id_: Annotated[
+        list[str] | None, typer.Option("--id", help="Of a run: only this configuration.")
+    ] = None,
     data: Annotated[
         Path | None, typer.Option(help="CSV or JSONL file of texts; else those in the export.")
     ] = None,
@@ -253,13 +259,19 @@ def verify(
     quiet: Quiet = False,
 ) -> int:
     """Measure an export here, beside its prediction; status 1 when a budget is missed."""
-    from dynsearch import verify as command
     from dynsearch.commands.verify import show
     from dynsearch.progress import make_progress
+    from dynsearch.verify import verify
+    from dynsearch.verify_run import is_run, verify_run
 
+    if id_ and not is_run(export):
+        text = "only a run has several configurations; leave it out"
+        raise _bad_option("--id", id_[0], text)
+    ids = tuple(id_ or ())
+    work = partial(verify_run, ids=ids) if is_run(export) else verify
     with make_progress(quiet=quiet) as progress:
         progress.stage("measuring the export")
-        result = command.verify(
+        result = work(
             export,
             data=data,
             label=label_column,

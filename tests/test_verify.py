@@ -39,6 +39,7 @@ from dynsearch.quality.supernet import save_supernet
 from dynsearch.quality.training import add_heads
 from dynsearch.testing import tiny_model, tiny_texts
 from dynsearch.verify import verify
+from dynsearch.verify_run import verify_run
 from search_spaces.candidate import Candidate, Exits, Skim
 from search_spaces.codec import candidate_hash, candidate_to_dict
 
@@ -224,6 +225,49 @@ def test_the_worst_case_pays_every_check_and_takes_no_exit(exported) -> None:
     patient = Exits(layers=(1, 2), criterion="patience", patience=1)
     steady = plan_of(no_exit(replace(export.candidate, exits=patient)))
     assert export.encoder().run(steady, ids, lengths, types).exit_layer.tolist() == [3, 3]
+
+
+@pytest.fixture
+def run_dir(exported: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The run that the export is from; its data, which it has none of, are the texts."""
+    monkeypatch.setattr("dynsearch.main_job._report_texts", lambda run, rows: TEXTS[:rows])
+    return Path((exported.parent / "run").read_text(encoding="utf-8"))
+
+
+def test_a_finished_run_is_exported_and_measured_by_one_command(run_dir, told, capsys) -> None:
+    words = ["verify", str(run_dir), "--repeats", "1", "--rows", "40", "-q"]
+    assert command_line([*words, "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    (one,) = result["verified"]
+    assert (one["device"], one["timed_rows"], one["runtime"]) == ("here", 40, "torch")
+    assert one["exits"] == told["exits"]
+    assert result["passed"] is True
+    assert [r["budget"] for r in result["rows"]] == list(BUDGETS)
+    assert {r["id"] for r in result["rows"]} == {one["id"]}
+    assert open_export(run_dir / "exports" / "torch" / one["id"]).runtime == "torch"
+    assert command_line([*words, "--id", one["id"], "--device", "far"]) == 1
+    assert "MISSED" in capsys.readouterr().out
+    assert command_line([*words, "--id", "nope"]) == 2
+    assert "no such configuration" in capsys.readouterr().err
+
+
+def test_a_run_is_measured_on_other_texts_and_on_graphs(run_dir, told, tmp_path) -> None:
+    pytest.importorskip("onnx", reason="the extra onnx is not installed")
+    pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
+    file = tmp_path / "texts.jsonl"
+    rows = [{"label": text, "kind": label} for text, label in TEXTS]
+    file.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    result = verify_run(run_dir, data=file, label="kind", repeats=1, runtime="onnxruntime")
+    (one,) = result["verified"]
+    assert (one["runtime"], one["exits"]) == ("onnxruntime", told["exits"])
+    assert not (Path(one["export"]) / ROWS_FILE).exists()
+
+
+def test_what_a_run_has_not_is_told(run_dir, exported, tmp_path, capsys) -> None:
+    with pytest.raises(InputError, match="give ids with --id"):
+        verify_run(run_dir, device="moon")
+    assert command_line(["verify", str(exported), "--id", "abcd", "-q"]) == 2
+    assert "only a run has several" in capsys.readouterr().err
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""`dynsearch verify EXPORT`: what an export does here, beside what was promised."""
+"""`dynsearch verify EXPORT|RUN`: what exports do here, beside what was promised."""
 
 from __future__ import annotations
 
@@ -13,6 +13,14 @@ PASSED = {True: "met", False: "MISSED", None: "not measured"}
 
 
 def show(result: Result, out: TextIO) -> None:
+    """Each export that was measured, with an empty line between two."""
+    for n, one in enumerate(result.get("verified", [result])):
+        if n:
+            out.write("\n")
+        _export(one, out)
+
+
+def _export(result: Result, out: TextIO) -> None:
     """Figures, exits, budgets and the certificate."""
     out.write(
         "{id} ({dtype} on {runtime}, batch {batch}, {threads} threads) on {timed_rows} texts; "

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import asdict, replace
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +18,13 @@ import torch
 from away import away_from_checkout
 from safetensors.torch import load_file
 
+from dynsearch import load
+from dynsearch.cli import run as dynsearch
 from dynsearch.export.folder import RUNTIME
 from dynsearch.export.front import mark_named, write_front_json
 from dynsearch.export.records import family_of
+from dynsearch.export.torch_export import PACKAGES, export_torch
 from dynsearch.export.torch_export import RUNTIME as TORCH_RUNTIME
-from dynsearch.export.torch_export import export_torch
 from dynsearch.export.vendor import closure
 from dynsearch.models.dynamic import DynamicEncoder, plan_of
 from dynsearch.models.experts import split_experts
@@ -195,8 +202,6 @@ def test_only_what_no_input_can_reach_is_cut(exported: Path, supernet: Path):
 
 
 def test_altered_weights_are_refused_on_load(exported: Path, tmp_path: Path):
-    import shutil
-
     from dynsearch.export import runner
 
     folder = tmp_path / "copy"
@@ -225,6 +230,92 @@ def test_the_runner_needs_none_of_the_searching_parts():
     assert not any(m.startswith("cost_models") for m in modules)
 
 
+def test_the_command_line_answers_as_the_loaded_model_does(
+    exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    folder = sorted(exported.iterdir())[0]
+    texts = [*TEXTS[:6], "good " * 40]
+    data = tmp_path / "data.jsonl"
+    data.write_text("\n".join(json.dumps({"text": t}) for t in texts), encoding="utf-8")
+    assert dynsearch(["run", str(folder), "--input", str(data), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    want = load(folder).classify(texts)
+    assert told["answers"] == [asdict(answer) for answer in want]
+    assert want[-1].tokens == MAX_LEN
+    (warning,) = told["warnings"]
+    assert f"fill the longest input of {MAX_LEN} tokens; the rest is not read" in warning
+
+
+@pytest.mark.parametrize(
+    ("raw", "says"),
+    [
+        (b'{"text": "caf\xe9"}', "not UTF-8 text"),
+        (b'{"text": " "}', "no text in this row"),
+        (b"", "no rows"),
+    ],
+)
+def test_texts_that_cannot_be_read_are_refused(
+    exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], raw: bytes, says: str
+):
+    folder = sorted(exported.iterdir())[0]
+    data = tmp_path / "data.jsonl"
+    data.write_bytes(raw)
+    assert dynsearch(["run", str(folder), "--input", str(data)]) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_an_empty_text_is_answered_from_its_special_tokens(exported: Path):
+    folder = sorted(exported.iterdir())[0]
+    (answer,) = load(folder).classify([""])
+    assert (answer.tokens, answer.label in LABELS) == (2, True)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json"])
+def test_files_of_another_export_are_told(exported: Path, tmp_path: Path, name: str):
+    one, two = sorted(exported.iterdir())[:2]
+    folder = tmp_path / "copy"
+    shutil.copytree(one, folder)
+    spec = json.loads((folder / "tokenizer.json").read_text())
+    spec["normalizer"]["lowercase"] = False
+    other = {
+        "model.safetensors": (two / "model.safetensors").read_bytes(),
+        "tokenizer.json": json.dumps(spec).encode(),
+    }
+    (folder / name).write_bytes(other[name])
+    with pytest.raises(InputError, match=r"not the file that config\.json describes") as caught:
+        load(folder)
+    assert [Path(p.file).name for p in caught.value.problems] == [name]
+
+
+@pytest.mark.slow
+def test_a_fresh_environment_with_the_named_packages_runs_an_export(
+    exported: Path, supernet: Path, tmp_path: Path
+):
+    """The packages that the model card names, in the versions that are installed here."""
+    c = candidates(_backbone(supernet))[3]
+    folder = exported / candidate_hash(c)[:8]
+    subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "env")], check=True)
+    python = tmp_path / "env" / "bin" / "python"
+    torch_first = [f"torch=={version('torch').partition('+')[0]}"]
+    rest = [f"{name}=={version(name)}" for name in PACKAGES if name != "torch"]
+    for wanted in (torch_first, rest):
+        pip = [str(python), "-m", "pip", "install", "--quiet", "--no-compile"]
+        subprocess.run([*pip, *wanted], check=True)
+    done = subprocess.run(
+        [str(python), "runner.py", "--json", *TEXTS[:3]],
+        cwd=folder,
+        env={"PATH": os.environ["PATH"]},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    answers = [json.loads(line) for line in done.stdout.splitlines()]
+    want = [asdict(answer) for answer in load(folder).classify(TEXTS[:3])]
+    for found, expected in zip(answers, want, strict=True):
+        assert found["exit_layer"] == expected["exit_layer"]
+        assert np.isclose(found["probability"], expected["probability"], atol=1e-6)
+
+
 PAIR_RUN = """
 import json, sys
 sys.path.insert(0, ".")
@@ -242,8 +333,6 @@ print(json.dumps(answers))
 
 
 def test_an_export_of_pairs_reads_pairs(run: Path, supernet: Path, tmp_path: Path):
-    import shutil
-
     shutil.copytree(run, tmp_path / "run")
     head = tmp_path / "run" / "supernet" / "config.json"
     config = json.loads(head.read_text())
