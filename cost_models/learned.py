@@ -56,8 +56,17 @@ class Learned:
 
 
 def sizes(ops: OpTable) -> F64:
-    """Logarithms of the sizes of R operators [R, len(AXES)]."""
-    found: F64 = np.log(np.maximum(np.stack([getattr(ops, a) for a in AXES], axis=1), 1.0))
+    """Logarithms of the sizes of R operators [R, len(AXES)].
+
+    Experts count as `count` whether each has a call of its own or all are the `batch` of one.
+    """
+    grouped = ops.kind == KIND["grouped_matmul"]
+    together = {
+        "batch": np.where(grouped, 1, ops.batch),
+        "count": np.where(grouped, ops.count * ops.batch, ops.count),
+    }
+    values = [together.get(axis, getattr(ops, axis)) for axis in AXES]
+    found: F64 = np.log(np.maximum(np.stack(values, axis=1), 1.0))
     return found
 
 
