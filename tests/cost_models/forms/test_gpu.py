@@ -10,10 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cost_models.calibrate.beliefs import default_prior
 from cost_models.device import Device, load_device, with_parameters
+from cost_models.energy import literature
 from cost_models.forms.gpu import operator_terms, operator_time_s
 from cost_models.forms.gpu_matmul import experts_parts
-from cost_models.forms.gpu_parameters import PARAMETERS
+from cost_models.forms.gpu_parameters import FP32_OP_J, PARAMETERS
 from cost_models.forms.gpu_terms import Facts, missed, soft_max, waves
 from cost_models.learned import sizes
 from search_spaces.ops import OpTable
@@ -174,6 +176,27 @@ def test_experts_cost_the_same_as_calls_and_as_the_batch_of_one_call(
     apart = operator_time_s(one, h100) * one.count
     assert operator_time_s(together, h100) == pytest.approx(apart)
     np.testing.assert_allclose(sizes(together), sizes(one))
+
+
+def test_a_board_whose_power_the_arithmetic_would_exceed_sustains_less_of_its_fp32_peak() -> None:
+    name, plain = "efficiency_fp32", {p.name: p.default for p in PARAMETERS}["efficiency_fp32"]
+    assert literature()["op_fp32"][1] == FP32_OP_J
+    small, large = load_device("nvidia-l4"), load_device("nvidia-v100-32g-pcie")
+    allowed = 0.8 * 72 / FP32_OP_J / small.peak_flops_per_s[0]  # a card of 72 W
+    assert 0.95 * allowed < small.parameter(name) < allowed
+    assert (
+        small.parameter("efficiency_half")
+        == {p.name: p.default for p in PARAMETERS}["efficiency_half"]
+    )
+    assert large.parameter(name) == pytest.approx(plain, rel=0.02)  # 250 W for half of that rate
+    unknown = replace(
+        small, quantities={k: q for k, q in small.quantities.items() if k != "power.max"}
+    )
+    assert unknown.parameter(name) == plain
+    assert with_parameters(small, {name: 0.6}).parameter(name) == 0.6
+    assert default_prior(small).value[name] == small.parameter(name)
+    shown = {row["key"]: row["value"] for row in small.to_rows()}
+    assert shown[f"model.{name}"] == small.parameter(name)
 
 
 def test_every_parameter_starts_inside_its_limits() -> None:
