@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cost_models import device_checks
-from cost_models.forms import FORM_NAMES, parameters_of
+from cost_models.forms import FORM_NAMES, default_of, parameters_of
 from cost_models.learned import Learned
 from cost_models.profile import (
     CALIBRATION_TOOL,
@@ -102,7 +102,7 @@ class Device:
     def parameter(self, name: str) -> float:
         """A parameter of the form: stated, calibrated, or the form's default."""
         found = self.quantities.get(f"model.{name}")
-        return parameters_of(self.kind)[name].default if found is None else found.value
+        return default_of(self, name) if found is None else found.value
 
     @property
     def peak_flops_per_s(self) -> NDArray[np.float64]:
@@ -155,7 +155,7 @@ class Device:
                 rows.append(
                     {
                         "key": f"model.{name}",
-                        "value": p.default,
+                        "value": default_of(self, name),
                         "unit": SHOWN[p.dimension],
                         "source": f"default of the {self.kind} form: {p.doc}",
                         "grade": "estimate",

@@ -13,7 +13,7 @@ answers there, and `unsure` says so. A device that was never measured has no poi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,13 +41,23 @@ class Learned:
 
     def log_factor(self, ops: OpTable) -> F64:
         """Logarithm of (measured / form) of R operators of this kind and format [R]."""
-        points, weights = _right(self.points).astype(np.float32), self.weights.astype(np.float32)
         # single precision: most of the time of pricing goes into these exponentials
-        return _by_block(ops, lambda x: _between(_left(x).astype(np.float32), points) @ weights)
+        points, weights = _right(self.points).astype(np.float32), self.weights.astype(np.float32)
+        places = _left(sizes(ops).astype(np.float32))
+        found = np.empty(len(ops))
+        bump = np.empty((BLOCK, len(weights)), dtype=np.float32)
+        for start in range(0, len(ops), BLOCK):
+            part = places[start : start + BLOCK]
+            here = np.matmul(part, points, out=bump[: len(part)])
+            found[start : start + BLOCK] = np.exp(here, out=here) @ weights
+        return found
 
     def unsure(self, ops: OpTable) -> F64:
         """Log error [R] that stays: none at a point, `log_sd` away from all of them."""
-        near = _by_block(ops, lambda x: bumps(x, self.points).max(axis=1))
+        x = sizes(ops)
+        near = np.empty(len(x))
+        for start in range(0, len(x), BLOCK):
+            near[start : start + BLOCK] = bumps(x[start : start + BLOCK], self.points).max(axis=1)
         return np.asarray(self.log_sd * np.sqrt(1.0 - near**2))
 
     def mine(self, ops: OpTable) -> NDArray[np.bool_]:
@@ -56,41 +66,38 @@ class Learned:
 
 
 def sizes(ops: OpTable) -> F64:
-    """Logarithms of the sizes of R operators [R, len(AXES)]."""
-    found: F64 = np.log(np.maximum(np.stack([getattr(ops, a) for a in AXES], axis=1), 1.0))
+    """Logarithms of the sizes of R operators [R, len(AXES)].
+
+    Experts count as `count` whether each has a call of its own or all are the `batch` of one.
+    """
+    values = {axis: getattr(ops, axis) for axis in AXES}
+    grouped = ops.kind == KIND["grouped_matmul"]
+    if grouped.any():
+        values["count"] = np.where(grouped, ops.count * ops.batch, ops.count)
+        values["batch"] = np.where(grouped, 1, ops.batch)
+    found = np.empty((len(ops), len(AXES)))
+    for i, axis in enumerate(AXES):
+        np.log(np.maximum(values[axis], 1.0), out=found[:, i])
     return found
 
 
-def _by_block(ops: OpTable, per_row: Callable[[F64], NDArray[Any]]) -> F64:
-    """`per_row` of the sizes of R operators [R], a block at a time: R x Q bumps stay in cache."""
-    x = sizes(ops)
-    found = np.empty(len(x))
-    for start in range(0, len(x), BLOCK):
-        found[start : start + BLOCK] = per_row(x[start : start + BLOCK])
-    return found
-
-
-def bumps(x: NDArray[Any], points: NDArray[Any]) -> NDArray[Any]:
-    """exp(-|x - z|^2 / 2) of R places and Q points [R, Q]."""
-    return _between(_left(x), _right(points))
+def bumps(x: F64, points: F64) -> F64:
+    """exp(-|x - z|^2 / 2) of R places and Q points [R, Q], at most 1."""
+    return np.asarray(np.exp(np.minimum(_left(x) @ _right(points), 0.0)))
 
 
 def _left(x: NDArray[Any]) -> NDArray[Any]:
     """Rows whose products with `_right` are -|x - z|^2 / 2 [R, axes + 2]."""
-    return np.column_stack([x, -0.5 * (x**2).sum(axis=1), np.ones(len(x))])
+    found = np.ones((len(x), x.shape[1] + 2), dtype=x.dtype)
+    found[:, :-2] = x
+    found[:, -2] = -0.5 * np.einsum("ij,ij->i", x, x)
+    return found
 
 
-def _right(points: NDArray[Any]) -> NDArray[Any]:
+def _right(points: F64) -> F64:
     """See `_left` [axes + 2, Q]."""
     ones = np.ones(len(points))
     return np.stack([*points.T, ones, -0.5 * (points**2).sum(axis=1)])
-
-
-def _between(left: NDArray[Any], right: NDArray[Any]) -> NDArray[Any]:
-    found: NDArray[Any] = left @ right
-    np.minimum(found, 0.0, out=found)
-    np.exp(found, out=found)
-    return found
 
 
 def factor(ops: OpTable, learned: Sequence[Learned]) -> F64:
@@ -98,6 +105,8 @@ def factor(ops: OpTable, learned: Sequence[Learned]) -> F64:
     found = np.ones(len(ops))
     for part in learned:
         mine = part.mine(ops)
+        if mine.all():
+            return np.asarray(np.exp(part.log_factor(ops)))
         if mine.any():
             found[mine] = np.exp(part.log_factor(ops.take(mine)))
     return found

@@ -31,6 +31,7 @@ I64 = NDArray[np.int64]
 
 MISFIT = 0.10  # log error that a form keeps on a shape unlike all others
 NOISE = 0.03  # log noise of one careful measurement
+TOLD_ROWS = 3  # that a parameter needs
 POOL = 1200  # rows that are compared with each other; more are drawn at random
 
 
@@ -123,7 +124,7 @@ def conditioned(covariance: F64, row: int) -> F64:
 
 
 def told_by(
-    measured: Sequence[Measured], device: Device, posterior: Posterior, *, each: int = 3
+    measured: Sequence[Measured], device: Device, posterior: Posterior, *, each: int = TOLD_ROWS
 ) -> tuple[tuple[str, ...], dict[str, int]]:
     """Parameters that rows tell of, and those that too few of them do.
 

@@ -8,6 +8,7 @@ they are absent. It is what `target.py` writes; further columns are ignored.
 from __future__ import annotations
 
 import csv
+import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from cost_models.calibrate.beliefs import default_prior, prior_only
-from cost_models.calibrate.information import choose, told_by
+from cost_models.calibrate.information import TOLD_ROWS, choose, told_by
 from cost_models.calibrate.posterior import fit_rows
 from cost_models.calibrate.shapes import measured, pool
 from cost_models.calibrate.ship import FEWEST, profile_of
@@ -28,6 +29,7 @@ from cost_models.profile import Profile
 from search_spaces.candidate import DTYPES
 from search_spaces.errors import InputError, Problem
 
+log = logging.getLogger(__name__)
 TIMES = {"latency_us": 1e-6, "latency_ms": 1e-3, "latency_s": 1.0}
 SIZES = Shape._fields[2:]
 
@@ -91,7 +93,7 @@ def fit_csv(path: Path, device: Device, runtime: str, *, threads: int = 1) -> Pr
 
     Raises:
         InputError: every fault of the file, or too few rows for any parameter. A parameter that
-            fewer rows tell of stays near its prior.
+            fewer rows tell of stays near its prior, and a warning names it.
     """
     tables = read_rows(path, device, runtime, threads=threads)
     rows = sum(len(table) for table in tables)
@@ -99,9 +101,20 @@ def fit_csv(path: Path, device: Device, runtime: str, *, threads: int = 1) -> Pr
         text = f"too few rows, {FEWEST} are needed at least and 20 are better; measure more"
         raise InputError.one(path, "rows", rows, text)
     names = tuple(parameters_of(device.kind))
-    told_by(tables, device, prior_only(device, default_prior(device, names)))
+    _, lacking = told_by(tables, device, prior_only(device, default_prior(device, names)))
+    if lacking:
+        log.warning(_few_told(path, lacking))
     subject = Subject(device=device, runtime=runtime, training=False, tables=tuple(tables))
     return profile_of(subject, names=names)
+
+
+def _few_told(path: Path, lacking: dict[str, int]) -> str:
+    """What a user is told of parameters that some rows, but too few, tell of."""
+    few = ", ".join(f"{count} for {name}" for name, count in lacking.items())
+    return (
+        f"{path}: each parameter needs {TOLD_ROWS} rows that depend on it, there are only {few}; "
+        "these stay near the form's prior: `dynsearch calibrate plan --rows` asks for more shapes"
+    )
 
 
 def read_rows(path: Path, device: Device, runtime: str, *, threads: int = 1) -> list[Measured]:

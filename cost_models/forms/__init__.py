@@ -147,5 +147,20 @@ def fitted_of(kind: str) -> dict[str, Parameter]:
 
 def scales_of(device: Device) -> dict[str, float]:
     """Factors on the defaults of `fitted_of` that facts of a device ask for, by name."""
-    found = getattr(form_of(device.kind), "prior_scales", None)
+    form = form_of(device.kind)
+    found = getattr(form, "prior_scales", None) or getattr(form, "default_scales", None)
     return {} if found is None else dict(found(device))
+
+
+def default_of(device: Device, name: str) -> float:
+    """What a form expects of a parameter that nobody stated or fitted on this device.
+
+    A form whose defaults follow from facts of the device names those in `SCALED`, and has a
+    function `default_scales` for the factors.
+    """
+    form = form_of(device.kind)
+    default = parameters_of(device.kind)[name].default
+    if name not in getattr(form, "SCALED", ()):
+        return default
+    scales: dict[str, float] = form.default_scales(device)  # type: ignore[attr-defined]
+    return default * scales.get(name, 1.0)

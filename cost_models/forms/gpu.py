@@ -22,7 +22,14 @@ from numpy.typing import NDArray
 from cost_models.forms import Terms
 from cost_models.forms.gpu_attention import decode_parts, prefill_parts
 from cost_models.forms.gpu_matmul import experts_parts, matmul_parts
-from cost_models.forms.gpu_parameters import HALF_OR_FP8, MATMUL_FAMILY, PARAMETERS
+from cost_models.forms.gpu_parameters import (
+    ARITHMETIC_POWER,
+    FP32_OP_J,
+    HALF_OR_FP8,
+    MATMUL_FAMILY,
+    NORM,
+    PARAMETERS,
+)
 from cost_models.forms.gpu_terms import F64, Facts, Parts, told_apart
 from cost_models.forms.gpu_vector import vector_parts
 from search_spaces.candidate import DTYPE_BYTES, DTYPES
@@ -66,6 +73,8 @@ _HOST_SHARES: dict[str, float] = {
     "collective": 0.0,
 }
 _HOST_SHARE = np.array([_HOST_SHARES.get(name, 1.0) for name in KINDS])
+_DEFAULT = {p.name: p.default for p in PARAMETERS}
+SCALED = ("efficiency_fp32",)  # what `default_scales` speaks of
 _GROUPS = tuple(dict.fromkeys(_GROUP.values()))
 _GROUP_OF_KIND = np.array([_GROUPS.index(_GROUP[name]) for name in KINDS])
 
@@ -107,6 +116,23 @@ def host_time_s(ops: OpTable, device: Device) -> F64:
     """Seconds that the host of an eager runtime needs for one execution of every operator [R]."""
     found: F64 = _HOST_SHARE[ops.kind] * device.parameter("dispatch")
     return found
+
+
+def default_scales(device: Device) -> dict[str, float]:
+    """Factors on defaults: a board lowers its clock where fp32 arithmetic would exceed its power.
+
+    Of a board of W watts, `ARITHMETIC_POWER` W pay for operations of `FP32_OP_J` each; the rate
+    is the soft minimum of what that allows and of what the default efficiency would reach. Cards
+    of 72 W sustain a third of their peak (NeuSight's L4), those of 250 W nearly all of it.
+    Tensor cores take an order of magnitude less an operation and are not held back.
+    """
+    power = device.get("power.max")
+    if not np.isfinite(power):
+        return {}
+    name = "efficiency_fp32"
+    wanted = _DEFAULT[name] * float(device.peak_flops_per_s[DTYPES.index("fp32")])
+    over = wanted * FP32_OP_J / (ARITHMETIC_POWER * power)
+    return {name: (1.0 + over**NORM) ** (-1.0 / NORM)}
 
 
 def _parts(ops: OpTable, device: Device, working_set_bytes: float | NDArray[Any] | None) -> Parts:

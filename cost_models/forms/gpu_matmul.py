@@ -126,22 +126,24 @@ def _quantise_s(m: F64, k: F64, facts: Facts, read: Read, family: str) -> F64:
 
 
 def experts_parts(ops: OpTable, facts: Facts, read: Read, family: str, width: float) -> Parts:
-    """Parts of R grouped matmuls of one format; of one of their `count` experts each.
+    """Parts of R grouped matmuls of one format; of one of their `count` executions each.
 
-    One kernel computes all experts that got tokens, so its launch and its waves are shared by
-    them. Where the FLOPs are those of `m` whole rows the loads are even, otherwise each expert
-    has part of a tile more.
+    One kernel computes all experts that got tokens, whether they stand as `count` executions of
+    one each or as the `batch` of one: launch and waves are shared by them. Where the FLOPs are
+    those of `m` whole rows the loads are even, otherwise each expert has part of a tile more.
     """
     r = {
         name: read(f"experts_{name}_{family}")
         for name in ("efficiency", "tile_power", "ragged", "l2_per_unit", "saturation", "move")
     }
-    experts = np.maximum(ops.count, 1.0)
+    calls = np.maximum(ops.count, 1.0)
+    experts = calls * ops.batch
     n, k = ops.n.astype(np.float64), ops.k.astype(np.float64)
-    load = np.where(ops.executed_flops > 0, ops.executed_flops / (2.0 * n * k), ops.m)
+    load = ops.executed_flops / (2.0 * n * k * ops.batch)  # rows of one expert
+    load = np.where(load > 0, load, ops.m)
     even = np.abs(load - ops.m) < 1e-6 * load
     share = facts.bandwidth * read(f"experts_bandwidth_share_{family}")
-    memory = experts * (ops.weight_bytes + ops.activation_bytes) / share
+    memory = calls * (ops.weight_bytes + ops.activation_bytes) / share
     rate = facts.peak * r["efficiency"]
     best, busy = np.full(n.shape, np.inf), np.zeros(n.shape)
     for rows in EXPERT_ROWS:
@@ -158,10 +160,10 @@ def experts_parts(ops: OpTable, facts: Facts, read: Read, family: str, width: fl
         )
         better = total < best
         best, busy = np.where(better, total, best), np.where(better, compute, busy)
-    besides = experts * ops.activation_bytes * r["move"] / share
+    besides = calls * ops.activation_bytes * r["move"] / share
     return Parts(
-        fixed=read(f"experts_launch_{family}") / experts,
-        body=(best + besides) / experts,
-        busy=busy / experts,
+        fixed=read(f"experts_launch_{family}") / calls,
+        body=(best + besides) / calls,
+        busy=busy / calls,
         whole=ops.executed_flops / rate,
     )

@@ -52,6 +52,8 @@ DECODE_L2 = 50 * GB  # bytes per second and multiprocessor
 DECODE_WAVES = 0.3
 DECODE_OVERLAP = 0.85  # items behind one another overlap: waves^this
 SPLIT_POSITIONS = 64.0
+FP32_OP_J = 6.9e-12  # the most that the literature gives an fp32 operation (energy.toml)
+ARITHMETIC_POWER = 0.8  # of a board's power; idle chip and memory take the rest
 ROW_THREADS = 512.0  # threads that move one row of a gather, at most
 UNIT_THREADS = 2048.0
 

@@ -15,6 +15,9 @@ from dynsearch.search.runs import source_commit
 
 Result = dict[str, Any]
 
+UNBOUNDED = 99.0  # width above which an interval bounds nothing
+NO_BOUND = "no bound"
+
 COLUMNS = (
     "family",
     "level",
@@ -106,8 +109,13 @@ def _covered(rows: Sequence[Score]) -> list[str]:
         n = sum(row.n for row in part)
         coverage = sum(row.n * row.coverage for row in part) / n
         width = math.expm1(sum(row.n * math.log1p(row.width) for row in part) / n)
-        lines.append(f"- {protocol}: {n} rows, {100 * coverage:.1f} %, width {100 * width:.0f} %")
+        lines.append(f"- {protocol}: {n} rows, {100 * coverage:.1f} %, width {_width(width)} %")
     return lines
+
+
+def _width(width: float) -> str:
+    """Percent, or that the ends lie so far apart that the interval says nothing."""
+    return f"{100 * width:.0f}" if width < UNBOUNDED else NO_BOUND
 
 
 LEGEND = (
@@ -120,9 +128,12 @@ LEGEND = (
     "are not scored. Defaults of the forms were chosen with rows of these devices in view, so "
     "lines of devices left out are too good by an unknown amount, above all those of the TPU. "
     "Coverage is the share of rows inside their 90 % interval, width the geometric mean of its "
-    "upper over its lower end, minus 1. The roofline is that of the datasheet; energy has full "
-    "board power in its place. Of tables with more than 3000 rows, 3000 are drawn with a fixed "
-    "seed. What was tried where a figure is missed: docs/validation-attempts.md."
+    f"upper over its lower end, minus 1; *{NO_BOUND}* where the ends are more than a factor of "
+    f"{1 + UNBOUNDED:.0f} apart: no other device of the form was scored alike, or hardly any, so "
+    "that how wrong such a prediction is was never seen (Student's t of one degree of freedom). "
+    "The roofline is that of the datasheet; energy has full board power in its place. Of tables "
+    "with more than 3000 rows, 3000 are drawn with a fixed seed. What was tried where a figure is "
+    "missed: docs/validation-attempts.md."
 )
 
 
@@ -165,7 +176,7 @@ def cells(row: Score) -> list[str]:
         f"{100 * row.within_10:.0f}",
         "-" if row.kendall is None else f"{row.kendall:.2f}",
         f"{100 * row.coverage:.0f}",
-        f"{100 * row.width:.0f}",
+        _width(row.width),
         f"{100 * row.roofline_mape:.1f}",
         others or "-",
     ]

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import cost_models.adapters as adapters
+from cost_models.scores import Score
 from dynsearch.cli import run
-from dynsearch.commands.validate import COLUMNS, show, validate
+from dynsearch.commands.validate import COLUMNS, cells, markdown, show, validate
 
 from ..cost_models.made_up import DEVICES, MadeUp, write_folder
 
@@ -68,6 +70,17 @@ def test_the_table_shows_the_worst_device_of_a_family_first(data: Path) -> None:
     ]
     place = [text.index(name, text.index("Known devices, inference")) for name in single]
     assert place == sorted(place)
+
+
+def test_an_interval_that_bounds_nothing_says_so_in_words(data: Path) -> None:
+    row = Score(**validate(data, known_only=True)["rows"][0])
+    at = COLUMNS.index("width %")
+    assert cells(replace(row, width=12.5))[at] == "1250"
+    wide = replace(row, width=2.5e9)
+    assert cells(wide)[at] == "no bound"
+    text = markdown([wide], "validate")
+    assert "250000" not in text
+    assert "*no bound* where the ends are more than a factor of 100 apart" in text
 
 
 def test_a_folder_without_tables_is_bad_input(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,20 @@ def test_a_faulty_file_is_refused_by_column(
         user_rows.fit_csv(write(tmp_path, text), load_device(DEVICE), "torch-eager")
     told = {p.key: p.message for p in error.value.problems}
     assert words in told.get(key, ""), told
+
+
+def test_a_parameter_that_too_few_rows_tell_of_is_named_with_how_many_it_needs(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shapes = [Shape("matmul", "fp16", 4096, 4096, n, 1, 1, 1) for n in (2048, 3072, 4096, 5120)]
+    shapes.append(Shape("matmul", "fp16", 1, 64, 64, 1, 1, 1))  # nothing but its launch
+    device = load_device(DEVICE)
+    user_rows.fit_csv(measured_by(device, shapes, tmp_path), device, "torch-eager")
+    (told,) = caplog.messages
+    assert re.search(r"rows\.csv: each parameter needs 3 rows .* only 1 for launch_half", told), (
+        told
+    )
+    assert "calibrate plan --rows" in told
 
 
 def test_all_faults_are_told_at_once(tmp_path: Path) -> None:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cost_models.calibrate.beliefs import default_prior
 from cost_models.device import Device, load_device, with_parameters
+from cost_models.energy import literature
 from cost_models.forms.gpu import operator_terms, operator_time_s
 from cost_models.forms.gpu_matmul import experts_parts
-from cost_models.forms.gpu_parameters import PARAMETERS
+from cost_models.forms.gpu_parameters import FP32_OP_J, PARAMETERS
 from cost_models.forms.gpu_terms import Facts, missed, soft_max, waves
+from cost_models.learned import sizes
 from search_spaces.ops import OpTable
 
 MakeOps = Callable[..., OpTable]
@@ -151,6 +155,48 @@ def test_a_grouped_matmul_launches_once_however_many_experts_share_it(make_ops: 
     ops = make_ops("grouped_matmul", m=64, k=4096, n=4096, dtype="bf16", count=[1.0, 8.0])
     parts = experts_parts(ops, facts, read, "half", 2.0)
     assert parts.fixed * ops.count == pytest.approx([read("experts_launch_half")] * 2)
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp8"])
+@pytest.mark.parametrize("asked", [0.3, 1.0, 12.5, 64.0, 300.0])
+def test_experts_cost_the_same_as_calls_and_as_the_batch_of_one_call(
+    h100: Device, make_ops: MakeOps, dtype: str, asked: float
+) -> None:
+    experts = 7
+    m = max(1, round(asked))
+    one = make_ops("grouped_matmul", m=m, k=4096, n=1536, dtype=dtype, count=experts)
+    one = replace(one, executed_flops=one.executed_flops * asked / m)
+    whole = ("weight_bytes", "activation_bytes", "flops", "executed_flops")
+    together = replace(
+        one,
+        count=one.count / experts,
+        batch=one.batch * experts,
+        **{name: getattr(one, name) * experts for name in whole},
+    )
+    apart = operator_time_s(one, h100) * one.count
+    assert operator_time_s(together, h100) == pytest.approx(apart)
+    np.testing.assert_allclose(sizes(together), sizes(one))
+
+
+def test_a_board_whose_power_the_arithmetic_would_exceed_sustains_less_of_its_fp32_peak() -> None:
+    name, plain = "efficiency_fp32", {p.name: p.default for p in PARAMETERS}["efficiency_fp32"]
+    assert literature()["op_fp32"][1] == FP32_OP_J
+    small, large = load_device("nvidia-l4"), load_device("nvidia-v100-32g-pcie")
+    allowed = 0.8 * 72 / FP32_OP_J / small.peak_flops_per_s[0]  # a card of 72 W
+    assert 0.95 * allowed < small.parameter(name) < allowed
+    assert (
+        small.parameter("efficiency_half")
+        == {p.name: p.default for p in PARAMETERS}["efficiency_half"]
+    )
+    assert large.parameter(name) == pytest.approx(plain, rel=0.02)  # 250 W for half of that rate
+    unknown = replace(
+        small, quantities={k: q for k, q in small.quantities.items() if k != "power.max"}
+    )
+    assert unknown.parameter(name) == plain
+    assert with_parameters(small, {name: 0.6}).parameter(name) == 0.6
+    assert default_prior(small).value[name] == small.parameter(name)
+    shown = {row["key"]: row["value"] for row in small.to_rows()}
+    assert shown[f"model.{name}"] == small.parameter(name)
 
 
 def test_every_parameter_starts_inside_its_limits() -> None:
