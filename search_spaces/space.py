@@ -57,8 +57,9 @@ from search_spaces.candidate import (
 from search_spaces.domains import Choice, Domain
 from search_spaces.errors import InputError, Problem
 from search_spaces.inner import InnerSpace
+from search_spaces.knobs import as_array
 from search_spaces.records import nearest
-from search_spaces.space_file import SpaceTable, read_space, space_table
+from search_spaces.space_file import ExpertTable, SpaceTable, read_space, space_table
 
 FAMILIES: tuple[str, ...] = ("exit-only", "skim-only", "experts-only", "joint")
 
@@ -172,17 +173,34 @@ class SearchSpace:
             rate = out[f"keep_after_{layer}"] = min(rate, out[f"keep_after_{layer}"])
         if self.table.experts is None:
             return out
-        active, split = self.table.experts.active, False
+        pairs, split = _pairs(self.table.experts), False
         for lo, hi in self.expert_groups:
-            count = out[f"experts_{lo}_{hi}"]
-            top_k = _top_k(count, out[f"active_{lo}_{hi}"])
-            if top_k >= count:
-                out[f"experts_{lo}_{hi}"], out[f"active_{lo}_{hi}"] = 1, active[0]
-            else:
-                split = True
-                out[f"active_{lo}_{hi}"] = next(a for a in active if _top_k(count, a) == top_k)
+            names = f"experts_{lo}_{hi}", f"active_{lo}_{hi}"
+            out[names[0]], out[names[1]] = pairs[out[names[0]], out[names[1]]]
+            split = split or out[names[0]] > 1
         if not split:
             out["granularity"] = self.table.experts.granularity[0]
+        return out
+
+    def canonical(self, values: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """`normalise` of many settings: values [B] by knob, each of them from its domain."""
+        out = dict(values)
+        rate: Any = 1.0
+        for layer in self.skim_layers:
+            rate = out[f"keep_after_{layer}"] = np.minimum(rate, out[f"keep_after_{layer}"])
+        if self.table.experts is None:
+            return out
+        pairs, split = _pairs(self.table.experts), np.zeros(1, dtype=bool)
+        for lo, hi in self.expert_groups:
+            names = f"experts_{lo}_{hi}", f"active_{lo}_{hi}"
+            count, share = out[names[0]], out[names[1]]
+            for (c, s), (same_c, same_s) in pairs.items():
+                here = (out[names[0]] == c) & (out[names[1]] == s)
+                count, share = np.where(here, same_c, count), np.where(here, same_s, share)
+            out[names[0]], out[names[1]] = count, share
+            split = split | (count > 1)
+        plain = self.table.experts.granularity[0]
+        out["granularity"] = np.where(split, out["granularity"], plain)
         return out
 
     def cut(self, params: Mapping[str, Any], depth: int) -> Params:
@@ -273,9 +291,10 @@ class SearchSpace:
 
     def sample_outer(self, rng: np.random.Generator, n: int) -> list[Params]:
         """`n` normalised outer settings, each knob drawn uniformly."""
-        domains = self.outer_domains()
-        drawn = {name: domain.sample(rng, n) for name, domain in domains.items()}
-        return [self.normalise({name: drawn[name][i] for name in domains}) for i in range(n)]
+        domains = self.outer_domains().items()
+        drawn = self.canonical({name: as_array(domain.sample(rng, n)) for name, domain in domains})
+        rows = zip(*(values.tolist() for values in drawn.values()), strict=True)
+        return [dict(zip(drawn, row, strict=True)) for row in rows]
 
     def sample(self, rng: np.random.Generator, n: int, *, num_classes: int = 2) -> CandidateBatch:
         """`n` full candidates, outer and inner knobs drawn uniformly, as arrays.
@@ -401,6 +420,18 @@ def _domains(table: SpaceTable) -> dict[str, Domain]:
             domains[f"active_{lo}_{hi}"] = Choice(table.experts.active)
         domains["granularity"] = Choice(table.experts.granularity)
     return domains
+
+
+@lru_cache(maxsize=8)
+def _pairs(table: ExpertTable) -> dict[tuple[int, float], tuple[int, float]]:
+    """Counts and shares in canonical form: dense where no expert rests, else the first share."""
+    found = {}
+    for count in table.counts:
+        for share in table.active:
+            top_k = _top_k(count, share)
+            first = next(a for a in table.active if _top_k(count, a) == top_k)
+            found[count, share] = (count, first) if top_k < count else (1, table.active[0])
+    return found
 
 
 def _top_k(count: int, share: float) -> int:

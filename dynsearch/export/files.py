@@ -2,20 +2,37 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]+")
+_PLAIN_BYTES = 2**15  # arrays of at most so many are written faster than they are compressed
 
 
-def write_atomic(path: Path, data: str | bytes) -> Path:
+def npz_bytes(arrays: Mapping[str, NDArray[Any]]) -> bytes:
+    """What an npz file of named arrays holds; compressed where they are not small."""
+    buffer = io.BytesIO()
+    small = sum(array.nbytes for array in arrays.values()) <= _PLAIN_BYTES
+    (np.savez if small else np.savez_compressed)(buffer, allow_pickle=False, **arrays)
+    return buffer.getvalue()
+
+
+def write_atomic(path: Path, data: str | bytes, *, lasting: bool = True) -> Path:
     """Write `data` to a temporary name beside `path`, flush it to disk, rename.
 
     Args:
         path: Where the file shall be; its folder is made when it is missing.
         data: Text (stored as UTF-8 with newlines unchanged) or bytes.
+        lasting: Wait for the disk. A file that can be made again needs no wait: half of it may
+            be found after a power cut, never after the end of a process.
 
     Returns:
         `path`.
@@ -27,7 +44,8 @@ def write_atomic(path: Path, data: str | bytes) -> Path:
         with os.fdopen(handle, "wb") as file:
             file.write(raw)
             file.flush()
-            os.fsync(file.fileno())
+            if lasting:
+                os.fsync(file.fileno())
         Path(temporary).chmod(0o644)
         Path(temporary).replace(path)
     except BaseException:

@@ -6,7 +6,6 @@ because exits do not feed back into what other samples, or earlier layers, compu
 
 from __future__ import annotations
 
-import io
 import json
 import zipfile
 import zlib
@@ -17,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dynsearch.export.files import write_atomic
+from dynsearch.export.files import npz_bytes, write_atomic
 from dynsearch.quality.trace_checks import trace_problems
 from search_spaces.errors import InputError
 
@@ -83,9 +82,7 @@ def save_trace(path: Path, trace: Trace) -> Path:
     arrays: dict[str, NDArray[Any]] = {name: getattr(trace, name) for name in _ARRAYS}
     arrays |= {f"{_AUX}{name}": array for name, array in trace.aux.items()}
     arrays[_HEADER] = np.frombuffer(text.encode(), dtype=np.uint8)
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, allow_pickle=False, **arrays)
-    return write_atomic(path, buffer.getvalue())
+    return write_atomic(path, npz_bytes(arrays))
 
 
 def load_trace(path: Path, expect_weights_hash: str | None = None) -> Trace:

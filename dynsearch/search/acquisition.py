@@ -8,7 +8,7 @@ that were there then; so a search that is resumed fits what an uninterrupted one
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -50,11 +50,24 @@ class Acquisition(Protocol):
 
 @dataclass(slots=True)
 class Fits:
-    """Hyperparameters by model, kept from one proposal to the next."""
+    """Hyperparameters by model and reaches of fronts, kept from one proposal to the next."""
 
     seed: int
     first: int  # evaluations at the first fit
     _found: dict[str, tuple[int, F64]] = field(default_factory=dict)
+    _reaches: list[F64] = field(default_factory=list)
+
+    def reaches(self, fronts: Sequence[Sequence[F64]], along: F64) -> F64:
+        """How far fronts reach in each direction, all devices' [n, J].
+
+        Args:
+            fronts: Ragged fronts per evaluation; those of an earlier call come first, unchanged.
+            along: Directions, always the same.
+        """
+        ones = np.ones(along.shape[1])
+        for front in fronts[len(self._reaches) :]:
+            self._reaches.append(np.concatenate([reach(f, ones, along) for f in front]))
+        return np.array(self._reaches)
 
     def theta(self, name: str, X: F64, Y: F64, badness: Callable[[int], F64]) -> F64:
         """Hyperparameters fitted at the last milestone, on at most `_FIT_ROWS` rows.
@@ -238,10 +251,7 @@ def front_acquisition(history: History, pending: F64 | None, *, fits: Fits) -> F
     """
     objectives = history.fronts[0][0].shape[1]
     num = _DIRECTIONS if objectives == 2 else 4 * _DIRECTIONS
-    along, ones = directions(objectives, num), np.ones(objectives)
-    reaches = np.array(
-        [np.concatenate([reach(f, ones, along) for f in fronts]) for fronts in history.fronts]
-    )
+    reaches = fits.reaches(history.fronts, directions(objectives, num))
 
     def badness(first: int) -> F64:
         known = reaches[:first]

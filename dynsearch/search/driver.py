@@ -32,7 +32,7 @@ from dynsearch.quality.trace import Trace, load_trace
 from dynsearch.search import runs
 from dynsearch.search.cost_aware import CostAwareSampler
 from dynsearch.search.database import close_database, storage_may_be_lost
-from dynsearch.search.encoding import first_settings, full_setting, make_codec, setting_key
+from dynsearch.search.encoding import first_settings, make_codec, setting_key
 from dynsearch.search.front_study import write_front_study
 from dynsearch.search.fronts import MergedFront
 from dynsearch.search.ledger import (
@@ -50,8 +50,8 @@ from dynsearch.search.study import (
     Book,
     counts,
     enqueue,
+    mend_queue,
     open_book,
-    requeue,
     running,
     set_attr,
     settings_of,
@@ -187,7 +187,8 @@ def run_search(
         interrupted = stack.enter_context(_sigint())
         gate = Gate(codec=book.codec, screen=screen, deepest=build_depth(problem.inner_spec))
         gate.add(settings_of(book))
-        if [trial.state for trial in book.trials()] == [TrialState.WAITING]:
+        if book.copy or len(book.trials()) == len(book.trials(TrialState.WAITING)):
+            # Nothing has begun, or a study in memory, whose copy does not hold what waits.
             first = [*first_settings(book.codec), *(warm.first if warm else ())]
             for setting in gate.free(first):
                 enqueue(book, setting)
@@ -225,11 +226,12 @@ def _recover(session: _Session) -> None:
     book, ledger = session.book, session.ledger
     session.done, session.failed = counts(book)
     session.gate.rejected.update(book.study.user_attrs.get(_REJECTED, {}))
+    given_up = []
     for stale in book.trials(TrialState.RUNNING):
         setting = book.setting(stale) if book.codec.complete(stale.params) else None
         trace = trace_of_stale(ledger, stale.number, setting) if setting else None
         if setting is None or trace is None:
-            requeue(book, stale)
+            given_up.append(stale)
             continue
         session.under_way[stale.number] = running(book, stale)
         session.from_trace.add(stale.number)
@@ -242,10 +244,8 @@ def _recover(session: _Session) -> None:
         session.rebuilding[trial.number] = trial
         session.tasks.append(_task(session, trial.number, trial.user_attrs["setting"], trace))
     session.tasks = deque(sorted(session.tasks, key=lambda task: not task.is_full))
-    if ledger.reference is None and not (session.tasks and session.tasks[0].is_full):
-        waiting = [book.setting(trial) for trial in book.trials(TrialState.WAITING)]
-        if full_setting(book.codec) not in waiting:
-            enqueue(book, full_setting(book.codec))
+    recorded = bool(session.tasks) and session.tasks[0].is_full
+    mend_queue(book, given_up, full_first=ledger.reference is None and not recorded)
 
 
 def _task(session: _Session, number: int, setting: Params, trace: Trace | None) -> PassTask:

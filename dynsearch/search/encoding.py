@@ -53,11 +53,10 @@ class Knob:
         return parameter if self.values is None else self.values[int(parameter)]
 
     def encode_all(self, values: NDArray[Any]) -> NDArray[Any]:
-        """Parameters that stand for readable values [B]."""
+        """Parameters that stand for readable values [B] of the knob's domain."""
         if self.values is None:
             return values
-        place = {value: i for i, value in enumerate(self.values)}
-        return np.array([place[value] for value in values.tolist()], dtype=np.int64)
+        return np.asarray((values[:, None] == as_array(list(self.values))).argmax(axis=1))
 
     def decode_all(self, parameters: NDArray[Any]) -> NDArray[Any]:
         """Readable values that parameters [B] stand for."""
@@ -86,6 +85,15 @@ class SpaceCodec:
         """The normalised readable setting of Optuna parameters."""
         raw = {knob.name: knob.decode(parameters[knob.name]) for knob in self.knobs}
         return dict(self.space.normalise(raw))
+
+    def canonical(self, batch: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Optuna parameters [B] by name with knobs that have no effect at their defaults."""
+        found = self.space.canonical(self.decode_all(batch))
+        return {knob.name: knob.encode_all(found[knob.name]) for knob in self.knobs}
+
+    def decode_all(self, batch: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Readable values [B] by name of Optuna parameters [B], as they are."""
+        return {knob.name: knob.decode_all(batch[knob.name]) for knob in self.knobs}
 
     def complete(self, parameters: Mapping[str, Any]) -> bool:
         """Whether every knob has a parameter."""

@@ -6,7 +6,6 @@ Ranking uses `error_bound`, never the plain error; all objectives are minimised.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import zipfile
 import zlib
@@ -18,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dynsearch.export.files import write_atomic
+from dynsearch.export.files import npz_bytes, write_atomic
 from dynsearch.search.pareto import non_dominated, thin_front
 from dynsearch.search.types import F64, DeviceFront, PassFronts
 from search_spaces.candidate import PolicyBatch
@@ -124,7 +123,7 @@ def policy_hash(policies: PolicyBatch, i: int) -> str:
 
 
 def save_fronts(path: Path, fronts: PassFronts) -> Path:
-    """Write the fronts of one pass as npz with a JSON header."""
+    """Write the fronts of one pass as npz with a JSON header. The trace can yield them again."""
     arrays: dict[str, NDArray[Any]] = {}
     devices = []
     for i, front in enumerate(fronts.devices):
@@ -144,9 +143,7 @@ def save_fronts(path: Path, fronts: PassFronts) -> Path:
         )
     text = json.dumps({"schema_version": SCHEMA_VERSION, "devices": devices})
     arrays["header"] = np.frombuffer(text.encode(), dtype=np.uint8)
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, allow_pickle=False, **arrays)
-    return write_atomic(path, buffer.getvalue())
+    return write_atomic(path, npz_bytes(arrays), lasting=False)
 
 
 def load_fronts(path: Path) -> PassFronts | None:

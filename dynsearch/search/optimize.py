@@ -24,7 +24,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 from dynsearch.errors import DynsearchError, InputError, Problem
 from dynsearch.search.answers import Answer, Question, read_answer
-from dynsearch.search.columns import Batch, Columns, make_columns
+from dynsearch.search.columns import Columns, make_columns
 from dynsearch.search.cost_aware import CostAwareSampler
 from dynsearch.search.encoding import SpaceCodec, make_codec
 from dynsearch.search.free import FreeChecks
@@ -185,10 +185,16 @@ class _Session:
         self.done = len(self._trials(TrialState.COMPLETE))
         failed = self._trials(TrialState.FAIL)
         self.failed = sum(not t.user_attrs.get("stale") for t in failed)
+        retried = {t.user_attrs.get("retry_of") for t in self._trials()}
         for stale in self._trials(TrialState.RUNNING):
-            if all(name in stale.params for name in self.problem.columns.distributions):
-                fixed = {"fixed_params": stale.params}
-                self.study.add_trial(create_trial(state=TrialState.WAITING, system_attrs=fixed))
+            whole = all(name in stale.params for name in self.problem.columns.distributions)
+            if whole and stale.number not in retried:
+                again = create_trial(
+                    state=TrialState.WAITING,
+                    system_attrs={"fixed_params": stale.params},
+                    user_attrs={"retry_of": stale.number},
+                )
+                self.study.add_trial(again)
             trial = Trial(self.study, stale._trial_id)
             trial.set_user_attr("stale", True)
             self.study.tell(trial, state=TrialState.FAIL)
@@ -307,22 +313,15 @@ def _problem(
     codec = make_codec(space)
     columns = make_columns(codec.distributions)
 
-    def values(batch: Mapping[str, NDArray[Any]]) -> Knobs:
-        return {knob.name: knob.decode_all(batch[knob.name]) for knob in codec.knobs}
-
-    def canonical(batch: Batch) -> Batch:
-        found = space.canonical(values(batch))
-        return {knob.name: knob.encode_all(found[knob.name]) for knob in codec.knobs}
-
     names: frozenset[str] = frozenset()
     if cost is not None:
         one = {name: as_array([v]) for name, v in space.full_params().items()}
         names = frozenset(cost(one))
     checks = FreeChecks(
-        cost=None if cost is None else lambda batch: cost(values(batch)),
+        cost=None if cost is None else lambda batch: cost(codec.decode_all(batch)),
         budgets={name: limit for name, limit in question.budgets.items() if name in names},
         objectives={m: name for m, name in enumerate(question.objectives) if name in names},
-        canonical=canonical if space.active else None,
+        canonical=codec.canonical if space.active else None,
     )
     return _Problem(
         question=question,

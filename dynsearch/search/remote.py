@@ -259,6 +259,24 @@ def open_ray(workers: int) -> Iterator[None]:
         yield
         return
     if address is None:
+        _start_private(workers)
+    else:
+        _join(address)
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _start_private(workers: int) -> None:
+    """Start a Ray on this machine that ends with this process.
+
+    Raises:
+        DynsearchError: it does not start.
+    """
+    import ray
+
+    try:
         ray.init(
             address="local",
             num_cpus=workers,
@@ -267,12 +285,9 @@ def open_ray(workers: int) -> Iterator[None]:
             logging_level=logging.ERROR,
             object_store_memory=OBJECT_STORE_BYTES,
         )
-    else:
-        _join(address)
-    try:
-        yield
-    finally:
-        ray.shutdown()
+    except Exception as error:  # Ray raises bare ones here
+        text = f"Ray does not start on this machine: {one_line(error)}"
+        raise DynsearchError(f"{text}; try again, or search in one process: --workers 1") from None
 
 
 def _join(address: str) -> None:

@@ -27,7 +27,6 @@ from optuna.samplers import (
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
-from dynsearch.search.columns import Batch
 from dynsearch.search.cost_aware import CostAwareSampler
 from dynsearch.search.encoding import SpaceCodec, setting_key
 from dynsearch.search.free import FreeChecks
@@ -258,11 +257,6 @@ def own_sampler(gate: Gate, seed: int, read_fronts: ReadFronts) -> CostAwareSamp
     """
     codec = gate.codec
 
-    def canonical(batch: Batch) -> Batch:
-        rows = [dict(zip(batch, row, strict=True)) for row in zip(*_plain(batch), strict=True)]
-        settings = [codec.encode(codec.decode(row)) for row in rows]
-        return {name: np.array([s[name] for s in settings]) for name in batch}
-
     def accept(params: Params) -> Params | None:
         setting = codec.decode(params)
         reason = gate.refuse(setting)
@@ -274,14 +268,10 @@ def own_sampler(gate: Gate, seed: int, read_fronts: ReadFronts) -> CostAwareSamp
     return CostAwareSampler(
         seed=seed,
         space=codec.distributions,
-        checks=FreeChecks(canonical=canonical),
+        checks=FreeChecks(canonical=codec.canonical),
         read_fronts=read_fronts,
         accept=accept,
     )
-
-
-def _plain(batch: Batch) -> list[list[Any]]:
-    return [values.tolist() for values in batch.values()]
 
 
 def ask_sampler(

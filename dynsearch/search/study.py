@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,17 +32,18 @@ from search_spaces.errors import InputError
 
 SCHEMA_VERSION = 1
 _PROBLEM = "problem"  # study attribute: what the study was begun for
+_RETRY = "retry_of"  # trial attribute: the trial that was given up for this one
 _DIRECTIONS = [StudyDirection.MINIMIZE] * NUM_ANCHORS
 
 
 class _Journal(JournalFileBackend):
-    """A journal that waits for the disk where it matters: at study attributes and tells.
+    """A journal that waits for the disk where it matters: at new studies and at tells.
 
     What comes between them reaches the file at once, so that killing the process loses nothing;
     after a power cut the last trials may be missing parameters, and run again.
     """
 
-    _WAITS = frozenset({0, 2, 6})  # operations of the file format: study, its attribute, state
+    _WAITS = frozenset({0, 6})  # operations of the file format: a new study, the state of a trial
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         """Append operations."""
@@ -51,6 +53,11 @@ class _Journal(JournalFileBackend):
         lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
         with get_lock_file(self._lock), Path(self._file_path).open("ab") as file:
             file.write(lines.encode())
+
+    def wait_for_disk(self) -> None:
+        """Return once all that was appended would survive a power cut."""
+        with Path(self._file_path).open("rb") as file:
+            os.fsync(file.fileno())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,23 +219,50 @@ def enqueue(book: Book, setting: Params, retry_of: FrozenTrial | None = None) ->
     attrs: dict[str, Any] = {"fixed_params": book.codec.encode(setting)}
     user: dict[str, Any] = {}
     if retry_of is not None:
-        user["retry_of"] = retry_of.number
+        user[_RETRY] = retry_of.number
         # NSGA-II counts a trial as a parent only with its generation.
         attrs |= {k: v for k, v in retry_of.system_attrs.items() if k.endswith(":generation")}
     waiting = create_trial(state=TrialState.WAITING, system_attrs=attrs, user_attrs=user)
     book.study.add_trial(waiting)
 
 
-def requeue(book: Book, stale: FrozenTrial) -> None:
-    """Give up a trial whose driver died, and queue its setting again.
+def mend_queue(book: Book, stale: Sequence[FrozenTrial], *, full_first: bool) -> None:
+    """Give up trials whose driver died, and have their settings tried in the order they had.
 
-    In this order, and only once, so that a driver that dies here too loses nothing.
+    What waited behind them waits behind them again. Settings are queued anew before the old
+    trials are given up, and only once, so that a driver that dies here too loses nothing.
+
+    Args:
+        book: The open study.
+        stale: Trials in state RUNNING that left no trace.
+        full_first: Whether the full network must come first: no pass of it is complete.
     """
-    setting = book.setting(stale)
-    retried = any(t.user_attrs.get("retry_of") == stale.number for t in book.trials())
-    if setting is not None and not retried:
-        enqueue(book, setting, retry_of=stale)
-    tell_failed(book, running(book, stale), "the driver ended before the pass did", stale=True)
+    full, waiting = full_setting(book.codec), book.trials(TrialState.WAITING)
+    retries = {t.number: t.user_attrs[_RETRY] for t in book.trials() if _RETRY in t.user_attrs}
+
+    def place(trial: FrozenTrial) -> int:
+        number = trial.number
+        while number in retries:
+            number = retries[number]
+        return number
+
+    old = sorted([*stale, *waiting], key=place)
+    left = [t for t in old if t.number not in retries.values()]
+    queue: list[tuple[Params, FrozenTrial | None]]
+    queue = [(setting, t) for t in left if (setting := book.setting(t)) is not None]
+    queue.sort(key=lambda pair: full_first and pair[0] != full)
+    if full_first and full not in [setting for setting, _ in queue]:
+        queue.insert(0, (full, None))
+    wanted = [t.number if t else None for _, t in queue]
+    if wanted == [t.number for t in waiting if t.number in wanted]:
+        old = [t for t in old if t.number not in wanted]  # they wait in this order already
+    else:
+        for setting, trial in queue:
+            enqueue(book, setting, retry_of=trial)
+    for trial in old:
+        if trial.state is TrialState.WAITING:
+            book.study._storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING)
+        tell_failed(book, running(book, trial), "the driver ended before the pass did", stale=True)
 
 
 def running(book: Book, trial: FrozenTrial) -> Trial:
@@ -271,7 +305,7 @@ def set_attr(book: Book, key: str, value: Any) -> None:
 def _mirror(book: Book, trial: FrozenTrial) -> None:
     if book.copy is not None:
         book.copy.add_trial(trial)
-        book.copy.set_user_attr("copied_trials", len(book.copy.get_trials(deepcopy=False)))
+        book.copy._storage._backend.wait_for_disk()
 
 
 def counts(book: Book) -> tuple[int, int]:

@@ -57,6 +57,9 @@ class OuterSpace(Protocol):
     def normalise(self, params: Mapping[str, Any]) -> Params:
         """The setting with inactive knobs at their defaults: equal networks, equal settings."""
 
+    def canonical(self, values: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """`normalise` of many settings: values [B] by knob."""
+
     def decode(self, params: Mapping[str, Any]) -> Any:
         """What a setting stands for: a candidate at full depth without exits, or itself."""
 

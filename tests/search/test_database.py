@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import logging
 import random
+import re
 import sqlite3
 import threading
 import time
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,15 +16,14 @@ from pathlib import Path
 import optuna
 import pytest
 from optuna.storages import BaseStorage, RDBStorage
-from optuna.trial import TrialState
 from postgres import PASSWORD, Postgres, postgres, why_not
+from told import Finished, check_none_lost_twice_or_mispaired, finished
 from toy_problem import ToyQuality, toy_problem, toy_space
 
 import dynsearch.search.database as database
 from dynsearch.errors import DynsearchError, InputError
 from dynsearch.search import runs
 from dynsearch.search.driver import SearchOptions, SearchResult, run_search
-from dynsearch.search.encoding import setting_key
 from dynsearch.search.study import open_storage
 
 LOCAL = SearchOptions(trials=4, workers=0, sampler="random")
@@ -43,13 +42,6 @@ def search(run: runs.Run, options: SearchOptions, **quality: object) -> SearchRe
         problem=toy_problem(),
         options=options,
     )
-
-
-def finished(run: runs.Run, url: str) -> list[tuple[str, tuple[float, ...]]]:
-    study = optuna.load_study(study_name=run.study_name, storage=open_storage(run, url))
-    done = study.get_trials(states=(TrialState.COMPLETE,))
-    database.close_database(study)
-    return [(setting_key(t.user_attrs["setting"]), tuple(t.values)) for t in done]
 
 
 def close(storage: BaseStorage) -> None:
@@ -226,19 +218,20 @@ def check_killed_databases(tmp_path: Path, trials: int, kills: int, seed: int) -
     rng = random.Random(seed)
     with postgres() as server:
         options = replace(LOCAL, trials=trials, storage=server.url)
-        before: list[tuple[str, tuple[float, ...]]] = []
+        before: Finished = []
         for _ in range(kills):
             told = kill_while_searching(run, server, options, rng, marks)
-            assert not told or PASSWORD not in told
+            assert not told or re.fullmatch(r"the storage .* was lost during the search .*", told)
+            assert PASSWORD not in told
             server.start()
             done = finished(run, server.url)
             assert done[: len(before)] == before
             before = done
-        assert search(run, options).passes == trials
+        assert search(run, options, marks=str(marks)).passes == trials
         after = finished(run, server.url)
         assert after[: len(before)] == before
-        assert len(after) == trials
-        assert max(Counter(key for key, _ in after).values()) == 1
+        check_none_lost_twice_or_mispaired(run, trials, server.url)
+        assert trials <= len(list(marks.iterdir())) <= trials + kills  # one is under way at a time
     straight = runs.create_run(tmp_path / "toy-99999999", "")
     search(straight, replace(LOCAL, trials=trials))
     assert after == finished(straight, "journal")

@@ -5,21 +5,17 @@ from __future__ import annotations
 import errno
 import os
 import subprocess
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-import optuna
 import pytest
-from optuna.trial import TrialState
+from told import check_none_lost_twice_or_mispaired, finished
 from toy_problem import ToyQuality, toy_problem, toy_space
 
 from dynsearch.cli import run as run_command
 from dynsearch.commands.no_room import no_room
 from dynsearch.search import runs
 from dynsearch.search.driver import SearchOptions, SearchResult, run_search
-from dynsearch.search.encoding import setting_key
-from dynsearch.search.study import open_storage
 
 TRIALS = 12
 
@@ -49,12 +45,6 @@ def search(run: runs.Run) -> SearchResult:
     )
 
 
-def finished(run: runs.Run) -> list[tuple[str, tuple[float, ...]]]:
-    study = optuna.load_study(study_name=run.study_name, storage=open_storage(run, "journal"))
-    done = study.get_trials(states=(TrialState.COMPLETE,))
-    return [(setting_key(t.user_attrs["setting"]), tuple(t.values)) for t in done]
-
-
 @pytest.mark.parametrize("room", [40_000, 70_000, 100_000])
 def test_a_full_disk_ends_a_search_that_goes_on_when_there_is_room(
     small_disk: Path, tmp_path: Path, room: int
@@ -72,7 +62,7 @@ def test_a_full_disk_ends_a_search_that_goes_on_when_there_is_room(
     assert search(run).passes == TRIALS
     after = finished(run)
     assert after[: len(before)] == before
-    assert max(Counter(key for key, _ in after).values()) == 1
+    check_none_lost_twice_or_mispaired(run, TRIALS)
     straight = runs.create_run(tmp_path / "toy-11111111", "")
     search(straight)
     assert after == finished(straight)

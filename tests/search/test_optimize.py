@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 import pytest
 from optuna.storages import InMemoryStorage
+from optuna.study import Study
 from optuna.trial import TrialState
 
 from dynsearch import Choice, FloatRange, IntRange, SearchSpace, optimize
@@ -207,6 +208,32 @@ def test_a_search_that_was_cut_off_goes_on_as_if_it_had_not_been(sampler: str) -
     cut = search(sampler=sampler, n_trials=18, quality=killed_twice, storage=storage)
     assert [e.knobs for e in cut.evaluations] == [e.knobs for e in whole.evaluations]
     assert len(cut.study.get_trials(states=[TrialState.FAIL])) == 2
+
+
+def test_a_call_that_dies_while_it_queues_anew_evaluates_nothing_twice(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class KilledError(BaseException):
+        pass
+
+    calls = iter(range(1000))
+
+    def killed(*args: Any, **kwargs: Any) -> Any:
+        raise KilledError
+
+    def killed_once(knobs: Knobs) -> Knobs:
+        return killed() if next(calls) == 6 else quality(knobs)
+
+    storage = InMemoryStorage()
+    with pytest.raises(KilledError):
+        search(quality=killed_once, storage=storage)
+    with monkeypatch.context() as patch:
+        patch.setattr(Study, "tell", killed)
+        with pytest.raises(KilledError):
+            search(quality=killed_once, storage=storage)
+    cut = search(quality=killed_once, storage=storage)
+    assert [e.knobs for e in cut.evaluations] == [e.knobs for e in search().evaluations]
+    assert next(calls) == 15
 
 
 def test_a_storage_with_a_study_of_something_else_is_bad_input() -> None:

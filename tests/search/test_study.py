@@ -432,7 +432,7 @@ def test_a_retry_is_queued_once_however_often_the_driver_dies(run: runs.Run) -> 
     trial = book.study.ask(book.codec.distributions)
     stale = book.trials(TrialState.RUNNING)[0]
     study.enqueue(book, full_setting(book.codec), retry_of=stale)  # then the driver died
-    study.requeue(book, stale)
+    study.mend_queue(book, [stale], full_first=True)
     states = [t.state for t in book.trials()]
     assert states == [TrialState.FAIL, TrialState.WAITING]
     assert book.trials()[1].user_attrs["retry_of"] == trial.number

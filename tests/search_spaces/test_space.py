@@ -125,6 +125,16 @@ def test_encode_undoes_decode_and_normalise_is_canonical_on_every_setting() -> N
     assert len(by_candidate) == SPACE.outer_size()
 
 
+def test_many_settings_at_once_have_the_canonical_form_that_each_has_alone() -> None:
+    settings = list(all_settings(SPACE))
+    columns = {name: np.array([s[name] for s in settings]) for name in SPACE.outer_domains()}
+    found = SPACE.canonical(columns)
+    rows = zip(*(values.tolist() for values in found.values()), strict=True)
+    assert [dict(zip(found, row, strict=True)) for row in rows] == [
+        SPACE.normalise(s) for s in settings
+    ]
+
+
 def test_cutting_is_canonical_for_what_the_first_layers_do() -> None:
     for depth in range(1, 7):
         found: dict[Any, dict[str, Any]] = {}
