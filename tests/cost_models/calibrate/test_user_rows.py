@@ -58,8 +58,8 @@ def test_a_faulty_file_is_refused_by_column(
 def test_a_parameter_that_too_few_rows_tell_of_is_named_with_how_many_it_needs(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    shapes = [Shape("matmul", "fp16", 4096, 4096, n, 1, 1, 1) for n in (2048, 3072, 4096, 5120)]
-    shapes.append(Shape("matmul", "fp16", 1, 64, 64, 1, 1, 1))  # nothing but its launch
+    shapes = [Shape("matmul", "fp16", 1, 4096, 4096, n, 1, 1) for n in (2048, 3072, 4096, 5120)]
+    shapes.append(Shape("matmul", "fp16", 1, 1, 64, 64, 1, 1))  # hardly more than its launch
     device = load_device(DEVICE)
     user_rows.fit_csv(measured_by(device, shapes, tmp_path), device, "torch-eager")
     (told,) = caplog.messages
