@@ -305,7 +305,7 @@ def set_attr(book: Book, key: str, value: Any) -> None:
 def _mirror(book: Book, trial: FrozenTrial) -> None:
     if book.copy is not None:
         book.copy.add_trial(trial)
-        book.copy._storage._backend.wait_for_disk()
+        book.copy._storage._backend.wait_for_disk()  # type: ignore[attr-defined]
 
 
 def counts(book: Book) -> tuple[int, int]:
