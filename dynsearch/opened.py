@@ -152,15 +152,15 @@ def _device(name: str, job: Job, run: Run, progress: Progress) -> Device:
 
 
 def pass_fronts(run: Run) -> tuple[list[MergedFront], dict[int, Path]]:
-    """Fronts of all finished passes, and the trace file of each trial."""
+    """Fronts of all finished passes in the order of their trials, and each one's trace file."""
     parts: list[MergedFront] = []
     traces: dict[int, Path] = {}
-    for file in sorted((run.path / "fronts").glob("*.npz")):
+    files = {int(f.name.partition("-")[0]): f for f in (run.path / "fronts").glob("*.npz")}
+    for number, file in sorted(files.items()):
         fronts = load_fronts(file)
         trace = run.path / "traces" / file.name
         if fronts is None or not trace.exists():
             continue
-        number = int(file.name.partition("-")[0])
         traces[number] = trace
         parts += [as_merged(f, number) for f in fronts.devices]
     return parts, traces

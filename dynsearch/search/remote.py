@@ -302,7 +302,8 @@ def _join(address: str) -> None:
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-        text = f"no Ray cluster can be joined there ({one_line(error)}); start it, or unset it"
+        text = f"no Ray cluster can be joined there ({one_line(error)}); start it, give its token"
+        text += " (RAY_AUTH_MODE=token with RAY_AUTH_TOKEN or RAY_AUTH_TOKEN_PATH), or unset it"
         raise InputError.one("environment", _ADDRESS, address, text) from None
 
 

@@ -303,9 +303,12 @@ def set_attr(book: Book, key: str, value: Any) -> None:
 
 
 def _mirror(book: Book, trial: FrozenTrial) -> None:
-    if book.copy is not None:
-        book.copy.add_trial(trial)
-        book.copy._storage._backend.wait_for_disk()  # type: ignore[attr-defined]
+    if book.copy is None:
+        return
+    book.copy.add_trial(trial)
+    storage = book.copy._storage
+    if isinstance(storage, JournalStorage) and isinstance(storage._backend, _Journal):
+        storage._backend.wait_for_disk()
 
 
 def counts(book: Book) -> tuple[int, int]:

@@ -28,12 +28,13 @@ AGENT_PORTS = (
     "runtime-env-agent",
     "metrics-export",
 )
-# Ray gives up on what a busy machine has not started in half a minute.
+# Ray gives up on what a busy machine has not started in half a minute, or when memory is short.
 PATIENCE = {
     "RAY_raylet_start_wait_time_s": "240",
     "RAY_agent_register_timeout_ms": "240000",
     "RAY_worker_register_timeout_seconds": "240",
     "RAY_gcs_server_request_timeout_seconds": "240",
+    "RAY_memory_monitor_refresh_ms": "0",  # what others take of the memory is not these nodes'
 }
 
 

@@ -46,6 +46,20 @@ def write_job(home: Path) -> Path:
     return home / "job.toml"
 
 
+def write_large_job(home: Path) -> Path:
+    """The same with more settings than a test has time for, searched by our own sampler."""
+    rates = ", ".join(str(1 - i / 32) for i in range(24))
+    text = write_job(home).read_text().replace("layers = [1]\n", "layers = [1, 2]\n")
+    text = text.replace("1.0, 0.75, 0.5", rates).replace('"random"', '"dynsearch"')
+    (home / "large.toml").write_text(text, encoding="utf-8")
+    return home / "large.toml"
+
+
+def passes_told(out: Path) -> int:
+    """Passes that the log of the run in a folder holds so far."""
+    return sum(len(log.read_bytes().splitlines()) for log in out.glob("tiny-*/log.jsonl"))
+
+
 def comparable(front: dict[str, Any]) -> list[tuple[Any, ...]]:
     """What must be equal wherever a job has run: configurations with all their figures."""
     return [

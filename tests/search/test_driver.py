@@ -16,6 +16,7 @@ from optuna.trial import TrialState
 from toy_problem import TINY_SPACE, ToyQuality, layer_cost, toy_problem, toy_space
 
 from dynsearch.errors import DynsearchError, InputError
+from dynsearch.opened import pass_fronts
 from dynsearch.search import runs
 from dynsearch.search.driver import SearchOptions, SearchResult, SearchState, run_search
 from dynsearch.search.encoding import setting_key
@@ -150,6 +151,14 @@ def test_the_merged_front_is_what_no_policy_of_any_pass_beats(run: runs.Run) -> 
             p for p in every if not any(q != p and q[0] <= p[0] and q[1] <= p[1] for q in every)
         }
         assert best == set(zip(front.error_bound, front.costs["latency_mean_s"], strict=True))
+
+
+def test_fronts_are_read_in_the_order_of_their_passes(run: runs.Run) -> None:
+    """Of equal points the first counts, and `10-...` stands before `2-...` among names."""
+    search(run, replace(LOCAL, trials=12))
+    parts, traces = pass_fronts(run)
+    assert list(traces) == list(range(12))
+    assert [int(part.trial[0]) for part in parts] == [i for i in range(12) for _ in range(2)]
 
 
 def test_hypervolume_never_falls_and_stays_within_one(run: runs.Run) -> None:
