@@ -416,6 +416,31 @@ def explain(
 
 
 @app.command()
+def analyse(
+    ctx: typer.Context,
+    run: Run,
+    ids: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[ID...]", help="Configurations to look at; else all."),
+    ] = None,
+    relax: Annotated[
+        float, typer.Option(min=0.001, max=10.0, help="Share by which each budget is raised.")
+    ] = 0.10,
+    json_: Json = False,
+    quiet: Quiet = False,
+) -> int:
+    """Tell how a search went, which knobs matter, what binds, and what each step would change."""
+    from dynsearch.analysis.run import analyse as analysed
+    from dynsearch.commands import show_analysis
+    from dynsearch.progress import make_progress
+
+    with make_progress(quiet=quiet) as progress:
+        progress.stage("replaying recorded passes")
+        result = analysed(run, ids or (), relax=relax, on_progress=progress.share)
+    return _finish(ctx, result, show_analysis.show)
+
+
+@app.command()
 def calibrate(
     ctx: typer.Context,
     action: Annotated[

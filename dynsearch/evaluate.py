@@ -102,7 +102,7 @@ def build(spec: Mapping[str, Any]) -> PassInner:
     def end_of_pass(outer: Candidate, trace: Trace) -> PassFronts:
         outer = replace(outer, depth=trace.num_layers)
         problem = InnerProblem(
-            space=_down_to(spec["inner_space"], trace.depth),
+            space=down_to(spec["inner_space"], trace.depth),
             cost=spec["cost"],
             budgets=spec["budgets"],
             also=spec["also"],
@@ -164,7 +164,7 @@ def build_depth(spec: Mapping[str, Any]) -> Deepest:
     return deepest
 
 
-def _down_to(space: InnerSpace, depth: int) -> InnerSpace:
+def down_to(space: InnerSpace, depth: int) -> InnerSpace:
     """The policies of a space that end at or above `depth`."""
     most = min(space.max_depth, depth)
     return replace(

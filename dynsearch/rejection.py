@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cost_models.candidates import cost_candidates
 from dynsearch.evaluate import Scene
@@ -45,14 +47,36 @@ def budget_rejection(
     for d, device in enumerate(scene.devices):
         values = {"latency_worst_s": costs.latency_worst_s[d], "peak_bytes": costs.peak_bytes}
         limits = {n: v for n, v in budgets.get(device.name, {}).items() if n in KNOWN}
-        broken = {name: values[name] > limit for name, limit in limits.items()}
-        out[device.name] = {}
-        for name in limits:
-            others = np.ones(draws, dtype=bool)
-            for other in limits:
-                if other != name:
-                    others &= ~broken[other]
-            admitted = int(others.sum())
-            share = float((broken[name] & others).sum()) / admitted if admitted else 0.0
-            out[device.name][name] = share
+        found = rejected({name: values[name] for name in limits}, limits)
+        out[device.name] = {name: one.alone for name, one in found.items()}
+    return out
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """What a budget turns away of some candidates, as shares in 0..1."""
+
+    all: float  # of all candidates
+    alone: float  # of those that all other budgets admit; 0 where these admit nothing
+
+
+def rejected(
+    costs: Mapping[str, NDArray[np.float64]], limits: Mapping[str, float]
+) -> dict[str, Rejected]:
+    """What each budget rejects of B candidates.
+
+    Args:
+        costs: [B] by budget.
+        limits: By budget.
+    """
+    broken = {name: np.asarray(costs[name]) > limit for name, limit in limits.items()}
+    out = {}
+    for name, mine in broken.items():
+        others = np.ones(mine.shape, dtype=bool)
+        for other, theirs in broken.items():
+            if other != name:
+                others &= ~theirs
+        admitted = int(others.sum())
+        share = float((mine & others).sum()) / admitted if admitted else 0.0
+        out[name] = Rejected(float(mine.mean()) if mine.size else 0.0, share)
     return out

@@ -6,6 +6,7 @@ import csv
 import json
 import re
 import shutil
+import sys
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,9 @@ import numpy as np
 import pytest
 
 from cost_models import device as device_module
+from cost_models.device import load_device
 from dynsearch import main_job
+from dynsearch.analysis.run import analyse
 from dynsearch.errors import InputError
 from dynsearch.explain.run import explain
 from dynsearch.export.front import read_front
@@ -28,6 +31,9 @@ from dynsearch.quality.trace import load_trace
 from dynsearch.search.runs import open_run
 from dynsearch.testing import tiny_data, tiny_model, tiny_texts
 from search_spaces.codec import candidate_from_dict
+
+sys.path.insert(0, str(Path(__file__).parent))
+import recheck
 
 JOB = """
 schema_version = 1
@@ -377,6 +383,61 @@ def test_explain_reaches_the_predicted_time_of_every_point(found):
         assert reached == pytest.approx(told["total_s"], rel=1e-9)
         assert told["warnings"] == []
     assert explain(run, front.front[0].id, device="local")["device"] == "generic-x86-avx2"
+
+
+@pytest.mark.ray
+def test_no_exported_configuration_breaks_a_budget_when_read_again(found, tmp_path):
+    front = read_front(Path(found["run"]))
+    run = open_run(Path(found["run"]))
+    devices = {d.name: d for d in map(load_device, sorted((run.path / "devices").glob("*.toml")))}
+    traces = [load_trace(path) for path in sorted((run.path / "traces").glob("*.npz"))]
+    files = main_job.export(run.path, "toml", tmp_path)["files"]
+    checked = 0
+    for file in map(Path, files):
+        candidate = recheck.read(file)
+        same = [t for t in traces if recheck.fits(t, candidate, file.stem)]
+        for p in (p for p in front.front if p.id == file.stem):
+            load = {"max_len": 24, "classes": 2}
+            figures = {
+                "latency_worst_s": recheck.worst_s(candidate, devices[p.device], **load),
+                "peak_bytes": recheck.peak_bytes(candidate, **load),
+                "latency_mean_s": recheck.mean_s(candidate, devices[p.device], same[0], classes=2),
+            }
+            for name, value in figures.items():
+                assert value == pytest.approx(getattr(p.predicted, name), rel=1e-9), name
+            limits = front.budgets.get(p.device, {})
+            if p.family not in ("full", "truncated"):  # references may lie outside
+                assert all(figures[name] <= limit * (1 + 1e-9) for name, limit in limits.items())
+                checked += bool(limits)
+    assert checked >= 3
+
+
+@pytest.mark.ray
+def test_an_analysis_replays_what_the_passes_recorded(found):
+    result = analyse(Path(found["run"]))
+    front = read_front(Path(found["run"]))
+    run = open_run(Path(found["run"]))
+    full = load_trace(next((run.path / "traces").glob("0-*.npz")))
+    right = full.logits.argmax(axis=-1) == full.labels[:, None]
+    assert [h["mean"] for h in result["hypervolume"]] == [s.mean for s in front.hypervolume]
+    last = {d["device"]: d["hypervolume"] for d in result["devices"]}
+    assert last == pytest.approx(front.hypervolume[-1].devices)
+    binds = {(b["device"], b["budget"]): b for b in result["binds"]}
+    assert binds.keys() == {(d, b) for d, limits in front.budgets.items() for b in limits}
+    assert all(b["gain"] >= 0.0 and 0.0 <= b["rejected"]["all"] <= 1.0 for b in binds.values())
+    steps = {one["id"]: one["steps"] for one in result["sensitivity"]}
+    for p in front.front:
+        moved = [s for s in steps.get(p.id, ()) if s["device"] == p.device]
+        if p.device in front.budgets and p.family == "truncated":
+            at = p.candidate["depth"]
+            wanted = ("depth", str(at), str(at + 1))
+            (deeper,) = [s for s in moved if (s["knob"], s["before"], s["after"]) == wanted]
+            want = (~right[:, at]).mean() - (~right[:, at - 1]).mean()
+            assert deeper["error_change"] == pytest.approx(want)
+            assert deeper["cost_share"] > 0
+        assert all(s["error_change"] is None or abs(s["error_change"]) <= 1 for s in moved)
+    for wider in analyse(Path(found["run"]), relax=1.0)["binds"]:
+        assert wider["gain"] >= binds[wider["device"], wider["budget"]]["gain"] - 1e-12
 
 
 @pytest.mark.ray

@@ -199,6 +199,47 @@ class _Points:
         )
 
 
+def policy_costs(
+    replayer: Replayer,
+    policies: PolicyBatch,
+    replayed: Replayed,
+    names: Iterable[str],
+    peak: PeakBytes | None = None,
+) -> dict[str, F64]:
+    """Costs of P policies on D devices, by name, each [D, P].
+
+    Args:
+        replayer: Of the trace; its first workload counts.
+        policies: The policies.
+        replayed: What they do on it, with the quantities among `names`.
+        names: Any of the quantities of a replay, percentiles, worst case and peak memory.
+        peak: Prices peak memory; without it that name is left out.
+    """
+    load, shape = replayer.workloads[0], (len(replayer.costs[0].devices), len(policies))
+    out: dict[str, F64] = {}
+    for name in names:
+        if name in replayed.costs[0]:
+            out[name] = replayed.cost(name)
+        elif name == "latency_worst_s":
+            cost = replayer.costs[0]
+            out[name] = cost.worst_s(policies, batch=load.batch, max_len=load.max_len)
+        elif name in PERCENTILES:
+            out[name] = _percentile(replayer, policies, PERCENTILES[name])
+        elif peak is not None:
+            out[name] = np.broadcast_to(peak(policies), shape)
+    return out
+
+
+def _percentile(replayer: Replayer, policies: PolicyBatch, share: float) -> F64:
+    """Percentile of the latencies [D, P]; slow, policy by policy."""
+    parts = [np.zeros((len(replayer.costs[0].devices), 0))]
+    for start in range(0, len(policies), PERCENTILE_BLOCK):
+        rows = np.arange(start, min(start + PERCENTILE_BLOCK, len(policies)))
+        latencies = replayer.latencies(policies.take(rows))
+        parts.append(np.percentile(latencies, share, axis=-1))
+    return np.concatenate(parts, axis=1)
+
+
 class _Archive:
     """Everything tried so far, reduced to what stands on some device's front."""
 
@@ -281,28 +322,8 @@ class _Archive:
         self, policies: PolicyBatch, replayed: Replayed, names: Iterable[str]
     ) -> dict[str, F64]:
         """[D, P] by name."""
-        load, shape = self._replayer.workloads[0], (len(self.devices), len(policies))
-        out: dict[str, F64] = {}
-        for name in names:
-            if name in replayed.costs[0]:
-                out[name] = replayed.cost(name)
-            elif name == "latency_worst_s":
-                cost = self._replayer.costs[0]
-                out[name] = cost.worst_s(policies, batch=load.batch, max_len=load.max_len)
-            elif name in PERCENTILES:
-                out[name] = self._percentile(policies, PERCENTILES[name])
-            elif self._problem.peak_bytes is not None:
-                out[name] = np.broadcast_to(self._problem.peak_bytes(policies), shape)
-        return out
-
-    def _percentile(self, policies: PolicyBatch, share: float) -> F64:
-        """Percentile of the latencies [D, P]; slow, policy by policy."""
-        parts = [np.zeros((len(self.devices), 0))]
-        for start in range(0, len(policies), PERCENTILE_BLOCK):
-            rows = np.arange(start, min(start + PERCENTILE_BLOCK, len(policies)))
-            latencies = self._replayer.latencies(policies.take(rows))
-            parts.append(np.percentile(latencies, share, axis=-1))
-        return np.concatenate(parts, axis=1)
+        peak = self._problem.peak_bytes
+        return policy_costs(self._replayer, policies, replayed, names, peak)
 
     def _judge(self, points: _Points) -> Bool:
         """Which policies are within all budgets [D, P]; notes the least violation."""

@@ -36,7 +36,7 @@ from dynsearch.sim.ranking import error_of
 _LOG = logging.getLogger(__name__)
 COMPACT_POINTS = 64  # of a pass's front, kept in the study
 ERROR_MARGIN = 0.10  # above the full network's error lies the reference point
-_REFERENCE_POINT = "reference_point"  # study attribute
+REFERENCE_POINT = "reference_point"  # study attribute
 
 
 @dataclass(slots=True)
@@ -81,8 +81,8 @@ class Ledger:
         """Take the full network's trace; its point is kept in the study."""
         self.reference = trace
         points = {name: self.reference_point(name) for name in self.problem.devices}
-        if self.book.study.user_attrs.get(_REFERENCE_POINT) != points:
-            set_attr(self.book, _REFERENCE_POINT, points)
+        if self.book.study.user_attrs.get(REFERENCE_POINT) != points:
+            set_attr(self.book, REFERENCE_POINT, points)
 
     def add(self, number: int, fronts: PassFronts) -> None:
         """Merge the fronts of a pass."""

@@ -1,0 +1,1 @@
+"""What a finished search tells beyond its front: progress, knobs that matter, limits that bind."""
