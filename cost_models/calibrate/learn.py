@@ -99,7 +99,8 @@ def ridge(design: F64, points: F64, y: F64, penalties: Sequence[float]) -> list[
     """Weights of the points [Q] for each penalty."""
     square, toward, kernel = design.T @ design, design.T @ y, bumps(points, points)
     square[np.diag_indices_from(square)] += 1e-9 * len(y)
-    return [np.linalg.solve(square + penalty * kernel, toward) for penalty in penalties]
+    found = [np.linalg.solve(square + penalty * kernel, toward) for penalty in penalties]
+    return [np.asarray(weights, dtype=np.float64) for weights in found]
 
 
 def _penalty(design: F64, points: F64, y: F64, group: I64) -> float | None:
