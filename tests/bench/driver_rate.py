@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import sys
 import tempfile
 import time
 from dataclasses import replace
@@ -126,29 +125,25 @@ def problem() -> SearchProblem:
     )
 
 
-def timed(folder: Path, sampler: str, marks: list[int], more: int) -> list[dict[str, Any]]:
-    """One row a mark: the next `more` trials after so many."""
+def timed(folder: Path, sampler: str, marks: list[int], more: int) -> None:
+    """Write one JSON object a mark, as soon as there is one: the next `more` trials."""
     run = runs.create_run(folder / f"rate-{sampler}", "")
     space = SearchSpace.from_dict(SPACE, backbone=load_backbone("minilm-l6"))
     clock: list[tuple[float, float]] = []
+
+    def told(state: object) -> None:
+        clock.append((time.process_time(), time.perf_counter()))
+        mark = len(clock) - 1 - more
+        if mark in marks:
+            busy, whole = np.subtract(clock[-1], clock[mark]).tolist()
+            row = {"sampler": sampler, "trials": mark, "ms_per_trial": round(1e3 * busy / more, 1)}
+            row |= {"per_s_of_processor": round(more / busy, 1)}
+            print(json.dumps(row | {"per_s_of_clock": round(more / whole, 1)}), flush=True)
+
+    options = SearchOptions(trials=max(marks) + more, workers=0, sampler=sampler, storage="memory")
     run_search(
-        run,
-        space=space,
-        quality=Instant(),
-        problem=problem(),
-        options=SearchOptions(
-            trials=marks[-1] + more, workers=0, sampler=sampler, storage="memory"
-        ),
-        progress=lambda state: clock.append((time.process_time(), time.perf_counter())),
+        run, space=space, quality=Instant(), problem=problem(), options=options, progress=told
     )
-    rows = []
-    for mark in marks:
-        spent = np.subtract(clock[mark + more], clock[mark])
-        row = {"sampler": sampler, "trials": mark}
-        row["ms_per_trial"] = round(1e3 * float(spent[0]) / more, 1)
-        row["per_s_of_processor"] = round(more / float(spent[0]), 1)
-        rows.append(row | {"per_s_of_clock": round(more / float(spent[1]), 1)})
-    return rows
 
 
 def main() -> None:
@@ -161,9 +156,7 @@ def main() -> None:
     args = parser.parse_args()
     for sampler in args.samplers:
         with tempfile.TemporaryDirectory(dir=args.folder) as folder:
-            for row in timed(Path(folder), sampler, sorted(args.trials), args.more):
-                sys.stdout.write(json.dumps(row) + "\n")
-                sys.stdout.flush()
+            timed(Path(folder), sampler, args.trials, args.more)
 
 
 if __name__ == "__main__":
