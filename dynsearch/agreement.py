@@ -19,6 +19,7 @@ from dynsearch.bench_select import MIN_CONFIGS, MIN_OF_FAMILY, MIN_SPAN
 from dynsearch.errors import InputError
 from dynsearch.export.files import write_atomic
 from dynsearch.export.front import BENCH_FILE, read_front, read_json
+from dynsearch.export.records import Front
 
 MIN_ROWS, MIN_POOLED = 400, 150
 MAX_MAPE, MAX_OVER = 0.10, 0.05
@@ -26,6 +27,7 @@ INSIDE_OF_24 = 19  # intervals that must hold their measurement, of each 24
 POOLED = (0.85, 0.95)  # share of all intervals that may
 FILE = "agreement.md"
 F64 = NDArray[np.float64]
+Limit = tuple[float, int]  # seconds, batch size
 CALIBRATED = "it was not calibrated on this machine"
 
 
@@ -57,14 +59,13 @@ def agreement(run_dirs: Sequence[Path]) -> dict[str, Any]:
     rows: list[dict[str, Any]] = []
     warnings: list[str] = []
     for run_dir in run_dirs:
-        budgets = read_front(run_dir).budgets
+        front = read_front(run_dir)
         found = read_benches(run_dir)
         if not found:
             text = "nothing was measured yet; run: dynsearch bench RUN --runtime torch"
             raise InputError.one(run_dir, BENCH_FILE, None, text)
         for bench in found:
-            limit = budgets.get(bench["device"], {}).get("latency_mean_s")
-            rows += judged(run_dir.name, bench, limit)
+            rows += judged(run_dir.name, bench, limit_of(front, bench))
             if any("not calibrated" in text for text in bench["warnings"]):
                 warnings.append(f"{bench['rows'][0]['runtime']}: {CALIBRATED}")
     warnings += [f"{_name(row)}: {text}" for row in rows for text in row["lacks"]]
@@ -80,13 +81,19 @@ def agreement(run_dirs: Sequence[Path]) -> dict[str, Any]:
     return result | {"files": [str(write_atomic(run_dirs[0] / FILE, markdown(result)))]}
 
 
-def judged(run: str, bench: Mapping[str, Any], limit_s: float | None) -> list[dict[str, Any]]:
+def limit_of(front: Front, bench: Mapping[str, Any]) -> Limit | None:
+    """Budget of the mean latency that a bench is held to, with the batch size it is stated for."""
+    limit = front.budgets.get(str(bench.get("device")), {}).get("latency_mean_s")
+    return None if limit is None else (limit, int(front.workload.get("batch", 1)))
+
+
+def judged(run: str, bench: Mapping[str, Any], limit: Limit | None) -> list[dict[str, Any]]:
     """One row a number format and batch of a bench.
 
     Args:
         run: Name of the run.
         bench: What its bench wrote.
-        limit_s: Budget of the mean latency of its device, None without one.
+        limit: From `limit_of`; other batch sizes than its own are held to none.
     """
     keys = dict.fromkeys((r["runtime"], r["dtype"], r["batch"]) for r in bench["rows"])
     out = []
@@ -95,6 +102,7 @@ def judged(run: str, bench: Mapping[str, Any], limit_s: float | None) -> list[di
         mine = [r for r in group if r["dtype"] == dtype and r.get("counted", True)]
         if mine:  # other formats have their full network alone beside it
             named = {"run": run, "runtime": runtime, "dtype": dtype, "batch": batch}
+            limit_s = limit[0] if limit and limit[1] == batch else None
             out.append(named | _judge(mine, bench, limit_s))
     return out
 
@@ -220,7 +228,8 @@ def markdown(result: Mapping[str, Any]) -> str:
         "",
         f"Asked for in every row: MAPE at most {100 * MAX_MAPE:g} %, at most "
         f"{100 * MAX_OVER:g} % over the budget of the mean latency where it was predicted to be "
-        f"kept, {INSIDE_OF_24} of 24 measurements inside their 90 % interval.",
+        f"kept (at the job's batch size), {INSIDE_OF_24} of 24 measurements inside their 90 % "
+        "interval.",
         "",
         "| " + " | ".join(COLUMNS) + " |",
         "|" + "---|" * len(COLUMNS),

@@ -47,7 +47,7 @@ def bench(count: int = 24, *, error: float = 0.0, outside: int = 0, **more: Any)
 
 
 def only(found: dict[str, Any], limit: float | None = None) -> dict[str, Any]:
-    (row,) = judged("run", found, limit)
+    (row,) = judged("run", found, None if limit is None else (limit, 1))
     return row
 
 
@@ -86,6 +86,8 @@ def test_the_overrun_is_the_worst_of_those_predicted_to_keep_the_budget() -> Non
     assert only(slow, 1e-3)["over_budget"] == pytest.approx(0.04)
     assert only(slow)["over_budget"] is None
     assert only(slow, 1e-4)["over_budget"] is None
+    (other,) = judged("run", slow, (1e-3, 8))
+    assert other["over_budget"] is None, "a budget for batches of 8 says nothing of single texts"
     mild = bench()
     for row in mild["rows"]:
         row.update(predicted_s=1.0, measured_s=1.06, low_s=0.0)

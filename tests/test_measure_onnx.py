@@ -66,6 +66,23 @@ def test_networks_have_the_matrices_and_rows_that_their_operator_table_has(
     assert len({str(s) for s in seen}) > 3
 
 
+@pytest.mark.parametrize("tokens", [24, 64])
+def test_no_two_calls_of_a_network_in_a_row_have_one_shape(
+    tokens: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As texts do; a runtime plans for a new shape. On average nothing is added to the length."""
+    monkeypatch.setattr(measure_onnx, "VOCABULARY", 99)
+    item = next(i for i in PLAN if i["op"] == "chain" and (i["batch"], i["tokens"]) == (1, tokens))
+    calls = measure_onnx._chain(item, {}, 1, OPENERS["onnxruntime"])
+    lengths = [call.args[0].shape[1] for call in calls]
+    assert all(int(call.args[1].max()) == n for call, n in zip(calls, lengths, strict=True))
+    assert max(lengths) <= measure_onnx.SHORT
+    if tokens < measure_onnx.SHORT:
+        one = lengths[: len(measure_onnx.OTHER_LENGTHS)]
+        assert np.mean(one) == tokens
+        assert len(set(one)) == len(one)
+
+
 @pytest.mark.parametrize("runtime", OPENERS)
 def test_a_round_times_every_kind_of_item_and_calls_are_taken_off_matrices(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runtime: str

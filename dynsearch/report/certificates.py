@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from dynsearch.export.records import Front, FrontPoint
 from dynsearch.report import units
+from dynsearch.report.headline import speed_of
 from dynsearch.report.markup import Html, tag
 from dynsearch.report.sections import select_button, table
 from dynsearch.risk.certificate import Certificate
 
 
-def certificates(front: Front, device: str) -> Html | None:
+def certificates(front: Front, device: str, bench: Mapping[str, Any] | None = None) -> Html | None:
     """Certified configurations and those that are not; None where nothing was asked for.
 
     Args:
         front: The run's front.
-        device: Whose predicted latencies are shown; a certificate knows no device.
+        device: Whose latencies are shown; a certificate knows no device.
+        bench: The run's `bench.json`, None before it was measured.
     """
     points = _once([p for p in front.front if p.certificate], device)
     if front.risk is None and not points and not front.uncertified:
@@ -25,7 +28,9 @@ def certificates(front: Front, device: str) -> Html | None:
         "section",
         tag("h2", "Certificates"),
         tag("p", _asked(front), class_="small"),
-        _certified(front, points) if points else tag("p", "None holds.", class_="verdict warn"),
+        _certified(front, points, bench)
+        if points
+        else tag("p", "None holds.", class_="verdict warn"),
         _missing(front, device),
         id="certificates",
     )
@@ -61,7 +66,9 @@ def _asked(front: Front) -> str:
     )
 
 
-def _certified(front: Front, points: Sequence[FrontPoint]) -> Html:
+def _certified(
+    front: Front, points: Sequence[FrontPoint], bench: Mapping[str, Any] | None
+) -> Html:
     by_id = {(p.id, p.device): p for p in front.front}
     rows = []
     for p in points:
@@ -70,21 +77,27 @@ def _certified(front: Front, points: Sequence[FrontPoint]) -> Html:
         origin = by_id.get((c.calibrated_from, p.device))
         known = origin.predicted.per_sample_s if origin else None
         speed = None if known is None else known / p.predicted.per_sample_s
+        gain = speed_of(front, p, bench)
+        seen = gain.measured is not None
+        against_full = units.times(gain.measured if seen else gain.predicted)
         cells = (
             select_button(p),
             p.dtype,
             c.statement,
             units.digits(c.empirical),
             _bound(c),
+            units.points(p.confirmed.loss if p.confirmed else None),
             select_button(origin) if origin else c.calibrated_from,
             units.seconds(p.predicted.latency_mean_s),
             units.times(speed),
+            [tag("b", against_full), " measured" if seen else " predicted"],
             c.batches,
         )
         rows.append(tag("tr", [tag("td", cell) for cell in cells]))
     head = (
         *("configuration", "dtype", "certified", "mean loss of its rows", "bound"),
-        *("calibrated from", "latency predicted", "speed against that one", "batches"),
+        *("loss on report rows, points", "calibrated from", "latency predicted"),
+        *("speed against that one", "speed-up over the full network", "batches"),
     )
     return table(head, rows, class_="wraps")
 

@@ -17,12 +17,13 @@ HELPS = 5  # rows of each configuration's table
 
 
 def explanations(run_dir: Path, front: Front, device: str) -> tuple[list[dict[str, Any]], str]:
-    """What `dynsearch explain` says of the dynamic points that are named on a device.
+    """What `dynsearch explain` says of the dynamic points named or certified on a device.
 
     Returns:
         The explanations, and why there are none (empty where there are).
     """
-    named = [p for p in front.front if p.device == device and p.named]
+    mine = [p for p in front.front if p.device == device]
+    named = [p for p in mine if p.named or p.certificate]
     dynamic = [p for p in named if p.family not in STATIC_FAMILIES]
     if not dynamic:
         return [], "No dynamic configuration is named on this device."

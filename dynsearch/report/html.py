@@ -105,7 +105,7 @@ def page(
             _beside_section() if front.front else None,
             explained.section(*told),
             measured.measured(front, device, benches),
-            certificates.certificates(front, device),
+            certificates.certificates(front, device, bench),
             quality.quality(front, device),
             sections.configurations(front, bench),
             _search_section(front, around.importances),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dynsearch.agreement import judged, sentence
+from dynsearch.agreement import judged, limit_of, sentence
 from dynsearch.agreement import pooled as over_all
 from dynsearch.export.records import Front
 from dynsearch.report import units
@@ -59,8 +59,7 @@ def _agreement(front: Front, benches: Sequence[Bench]) -> Html | None:
     """A row a runtime, number format and batch."""
     rows = []
     for bench in benches:
-        limit = front.budgets.get(str(bench.get("device")), {}).get("latency_mean_s")
-        rows += judged(front.run, bench, limit)
+        rows += judged(front.run, bench, limit_of(front, bench))
     if not rows:
         return None
     shown = []

@@ -61,13 +61,13 @@ def flops(value: float | None) -> str:
 
 
 def points(share: float | None, *, sign: bool = True) -> str:
-    """A share of rows as percentage points: +0.6."""
+    """A share of rows as percentage points: +0.63."""
     if share is None:
         return "\u2013"
-    text = fixed(share * 100, 1)
+    text = fixed(share * 100, 2)
     if sign and not text.startswith("-"):
         text = "+" + text
-    return text.replace("-", "\u2212").replace("+0.0", "0.0").replace("\u22120.0", "0.0")
+    return text.replace("-", "\u2212").replace("+0.00", "0.00").replace("\u22120.00", "0.00")
 
 
 def percent(share: float | None, places: int = 1) -> str:

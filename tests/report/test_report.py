@@ -239,11 +239,11 @@ def test_chart_data_keeps_predicted_and_measured_apart():
         (units.energy(0.0032), "3.20 mJ"),
         (units.flops(1.2e9), "1.20 G"),
         (units.flops(12), "12.0"),
-        (units.points(0.006), "+0.6"),
-        (units.points(-0.0123), "\u22121.2"),
-        (units.points(-0.0001), "0.0"),
-        (units.points(0.0025), "+0.3"),
-        (units.points(-0.0025), "\u22120.3"),
+        (units.points(0.006), "+0.60"),
+        (units.points(-0.0123), "\u22121.23"),
+        (units.points(-0.00001), "0.00"),
+        (units.points(0.0025), "+0.25"),
+        (units.points(-0.0025), "\u22120.25"),
         (units.percent(0.00125, 2), "0.13 %"),
         (units.percent(0.1792), "17.9 %"),
         (units.times(2.9), "2.90\u00d7"),
@@ -301,6 +301,10 @@ def test_certificates_and_what_has_none_are_told(tmp_path: Path):
     assert "configurations named for 2 points" in reader.text
     assert certified.certificate.statement in reader.text
     assert "risk \u2264 0.0182" in reader.text
+    full = front.reference.cost("local", certified.dtype)
+    gain = units.times(full.per_sample_s / certified.predicted.per_sample_s)
+    assert f"{gain} predicted" in reader.text
+    assert units.points(certified.confirmed.loss) in reader.text
     assert lacking[named[1].id] in reader.text
     shown = {p["id"]: p for p in json.loads(reader.data)["points"] if p["device"] == "local"}
     assert shown[named[1].id]["uncertified"] == lacking[named[1].id]

@@ -6,7 +6,7 @@ const figures = (pairs) => html("dl", { class: "figures" },
        .map(([k, v]) => html("div", {}, html("dt", {}, k), html("dd", {}, v))));
 
 const lossText = (p) => p.confirmed
-  ? `${signed(p.confirmed.loss)} [${signed(p.confirmed.low)}, ${signed(p.confirmed.high)}]` : null;
+  ? `${signed(p.confirmed.loss, 2)} [${signed(p.confirmed.low, 2)}, ${signed(p.confirmed.high, 2)}]` : null;
 
 function pointTip(p) {
   return [
@@ -132,7 +132,7 @@ function configurationPanel(p, width, waterfall = false) {
       ["full network", fullText(p)],
       ["error selected", `${percent(p.selected.error)} (n = ${p.selected.n.toLocaleString("en")})`],
       ["error confirmed", p.confirmed ? `${percent(p.confirmed.error)} (n = ${p.confirmed.n.toLocaleString("en")})` : "not confirmed"],
-      ["loss selected, points", `${signed(p.selected.loss)} \u00b1 ${(p.selected.se * 100).toFixed(1)}`],
+      ["loss selected, points", `${signed(p.selected.loss, 2)} \u00b1 ${(p.selected.se * 100).toFixed(2)}`],
       ["loss confirmed, 95 %", lossText(p)],
       ["worst case", quantity("_s", p.costs.latency_worst_s)],
       ["peak memory", quantity("_bytes", p.costs.peak_bytes)],

@@ -69,13 +69,13 @@ function drawBench() {
 
 function drawChosen() {
   const holder = $("chosen-cards");
-  const named = data.points.filter((p) => p.named.length && p.device === data.main_device);
+  const named = data.points.filter((p) => (p.named.length || p.certificate) && p.device === data.main_device);
   if (!named.length) {
     holder.replaceChildren(html("p", { class: "small" }, "No configuration is named on this device."));
     return;
   }
   if (holder.children.length !== named.length) holder.replaceChildren(...named.map(() => html("div")));
-  named.sort((a, b) => dtypes.indexOf(a.dtype) - dtypes.indexOf(b.dtype) || a.named[0] - b.named[0]);
+  named.sort((a, b) => dtypes.indexOf(a.dtype) - dtypes.indexOf(b.dtype) || (a.named[0] ?? Infinity) - (b.named[0] ?? Infinity));
   named.forEach((p, i) => holder.children[i].replaceChildren(configurationPanel(p, holder.children[i].clientWidth)));
 }
 

@@ -65,9 +65,9 @@ function digits(value, places = 3) {
   if (text.includes("e")) text = String(Number(text));
   return text.replace("-", MINUS);
 }
-const signed = (share) => {
-  const text = (share * 100).toFixed(1);
-  if (Number(text) === 0) return "0.0";
+const signed = (share, places = 1) => {
+  const text = (share * 100).toFixed(places);
+  if (Number(text) === 0) return (0).toFixed(places);
   return (share > 0 ? "+" + text : text.replace("-", MINUS));
 };
 const percent = (share, places = 1) =>

@@ -43,7 +43,7 @@ function drawWaterfall(holder, found, room = holder.clientWidth) {
     html("figcaption", {}, html("b", {}, `${percent(1 - found.flops_share, 0)} of the FLOPs saved`),
       ` would make it ${ideal} as fast as the full network's ${quantity("_s", found.full_s)}; ` +
       `predicted is ${times(found.speed_up)}`,
-      small.length ? ` \u00b7 ${small.length} small steps, together ${signedTime(sum, size)} ${unit}, not drawn` : "")));
+      small.length ? ` \u00b7 ${small.length} small step${small.length === 1 ? "" : "s"}, together ${signedTime(sum, size)} ${unit}, not drawn` : "")));
 }
 
 // Bars in order: the ideal, the steps that show, the prediction. The full network's would dwarf them.
