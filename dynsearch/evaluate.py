@@ -16,12 +16,15 @@ from numpy.typing import NDArray
 from cost_models.candidates import cost_candidates
 from cost_models.device import Device
 from cost_models.memory import peak_bytes
+from dynsearch.quality.metrics import BOUND_Z
 from dynsearch.quality.trace import Trace
+from dynsearch.search import fidelity
+from dynsearch.search.fronts import objective_points
 from dynsearch.search.inner import InnerProblem, search_inner
 from dynsearch.search.screen import shallowest
-from dynsearch.search.types import Deepest, DeviceFront, PassFronts, PassInner
+from dynsearch.search.types import Deepest, DeviceFront, PassFronts, PassInner, PassScreen
 from dynsearch.sim.layer_cost import LayerCost, build_layer_cost
-from dynsearch.sim.ranking import Ranking
+from dynsearch.sim.ranking import Ranking, error_of
 from dynsearch.sim.replay import Replayer
 from dynsearch.sim.row_losses import row_losses
 from search_spaces.candidate import (
@@ -29,9 +32,11 @@ from search_spaces.candidate import (
     PolicyBatch,
     layer_schedule,
     stack,
+    static_policies,
     tokens_per_layer,
     with_policies,
 )
+from search_spaces.codec import candidate_from_dict
 from search_spaces.inner import InnerSpace
 from search_spaces.workload import Workload
 
@@ -40,6 +45,7 @@ Costs = dict[str, dict[str, float]]  # device -> cost -> value, SI units
 
 BUILDER = "dynsearch.evaluate:build"
 DEPTH = "dynsearch.evaluate:build_depth"
+SCREEN = "dynsearch.evaluate:build_screen"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +63,9 @@ class Scene:
             outer, self.devices, workload=self.workload, num_classes=self.num_classes
         )
 
-    def replayer(self, outer: Candidate, trace: Trace, full: Trace | None) -> Replayer:
+    def replayer(
+        self, outer: Candidate, trace: Trace, full: Trace | None, bound_z: float = BOUND_Z
+    ) -> Replayer:
         """The trace of an outer setting with its prices.
 
         Args:
@@ -65,6 +73,7 @@ class Scene:
             trace: Its trace.
             full: The full network's trace of the same rows, from which losses are counted; None:
                 costs alone are asked for.
+            bound_z: Standard errors in what ranks.
         """
         correct, ranking, losses = np.ones(trace.num_samples, dtype=bool), None, None
         if full is not None:
@@ -78,6 +87,7 @@ class Scene:
             correct_full=correct,
             row_losses=losses,
             ranking=ranking,
+            bound_z=bound_z,
         )
 
     def peak_bytes(self, outer: Candidate, policies: PolicyBatch) -> F64:
@@ -164,6 +174,57 @@ def build_depth(spec: Mapping[str, Any]) -> Deepest:
     return deepest
 
 
+def build_screen(spec: Mapping[str, Any]) -> PassScreen:
+    """What the first rows of a pass say of all of them, from the keys that `inner_spec` gives.
+
+    Policies are searched as at the end of a pass, ranked by lower bounds of what they will score
+    (`search.fidelity`), within the budgets that do not depend on rows.
+    """
+    scene = Scene(
+        devices=spec["devices"],
+        workload=spec["workload"],
+        num_classes=spec["num_classes"],
+        metric=spec["metric"],
+    )
+    reference: Trace = spec["reference_trace"]
+    rows_known = int(spec["screen_rows"])
+    total, part = reference.num_samples, fidelity.first_rows(reference, rows_known)
+    shift = error_of(scene.metric, reference) - error_of(scene.metric, part)
+    described: Any = reference.header["outer"]
+    full_outer = candidate_from_dict(described)
+    whole = static_policies(
+        [reference.num_layers],
+        num_layers=reference.num_layers,
+        exit_batching=full_outer.exit_batching,
+    )
+    full_s = scene.replayer(full_outer, reference, None).latencies(whole)[:, 0]  # [D, N]
+
+    def screen(outer: Candidate, trace: Trace) -> dict[str, F64]:
+        outer = replace(outer, depth=trace.num_layers)
+        problem = InnerProblem(
+            space=down_to(spec["inner_space"], trace.depth),
+            cost=spec["cost"],
+            budgets={
+                device: {n: v for n, v in limits.items() if n in fidelity.OF_NO_ROWS}
+                for device, limits in spec["budgets"].items()
+            },
+            also=spec["also"],
+            peak_bytes=lambda policies: scene.peak_bytes(outer, policies),
+            refine=False,
+        )
+        z = fidelity.bound_z(trace.num_samples, total)
+        replayer = scene.replayer(outer, trace, part, z)
+        found = {}
+        for d, front in enumerate(search_inner(replayer, problem)):
+            error = np.maximum(front.error_bound + shift, 0.0)
+            least = fidelity.cost_shares(replayer.latencies(front.policies)[d], full_s[d])
+            costs = {name: fidelity.lowered(name, v, least) for name, v in front.costs.items()}
+            found[front.device] = objective_points(error, costs, spec["objectives"])
+        return found
+
+    return screen
+
+
 def down_to(space: InnerSpace, depth: int) -> InnerSpace:
     """The policies of a space that end at or above `depth`."""
     most = min(space.max_depth, depth)
@@ -190,6 +251,8 @@ def inner_spec(
         "num_classes": scene.num_classes,
         "metric": scene.metric,
         "inner_space": inner_space,
+        "screen": SCREEN,
+        "objectives": tuple(objectives),
         "cost": costs[0],
         "also": tuple(costs[1:]),
         "budgets": {device: dict(limits) for device, limits in budgets.items()},

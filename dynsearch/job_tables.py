@@ -249,6 +249,11 @@ class SearchTable(Table):
         default=None,
         description="No new pass once so many together added under 0.1 % of hypervolume",
     )
+    screen_rows: Count | None = Field(
+        default=None,
+        description="Rows after which a pass is stopped where even the best that they allow would "
+        "add nothing to the front; it counts by its share of rows. None is stopped if absent",
+    )
     storage: str = Field(
         default="journal",
         description="journal, memory, or the URL of a database: sqlite:////PATH, "

@@ -273,7 +273,7 @@ def _finished(job: Job, run: Run) -> Front | None:
     except InputError:
         return None  # no front yet, or a damaged one: it is derived and is written again
     complete = found.hypervolume and (
-        found.hypervolume[-1].passes >= job.search.trials
+        found.hypervolume[-1].passes + found.screened >= job.search.trials
         or stands_still(found.hypervolume, job.search.patience)
     )
     confirmed = all(p.confirmed is not None for p in found.front)
@@ -296,7 +296,8 @@ def _carry_on(job: Job, run: Run, material: Material, progress: Progress) -> dic
     progress.stage("writing report")
     report(run.path)
     answer = _front_result(run, found)
-    answer |= {"passes": result.passes, "reused": result.reused, "stopped": result.stopped}
+    answer |= {"passes": result.passes, "reused": result.reused, "screened": result.screened}
+    answer["stopped"] = result.stopped
     if result.reason:
         answer["warnings"] = [f"{result.failed} passes failed; the last: {result.reason}"]
     return answer
@@ -337,6 +338,7 @@ def run_passes(opened: Opened, problem: SearchProblem, progress: Progress) -> Se
             max_failures=job.search.max_failures,
             timeout_s=job.search.timeout_s,
             patience=job.search.patience,
+            screen_rows=job.search.screen_rows,
         ),
         warm=_warm_start(opened),
         screen=make_screen(
@@ -409,6 +411,7 @@ def _finish(
         budgets={name: dict(limits) for name, limits in problem.budgets.items()},
         reference=reference_of(points, full, None),
         hypervolume=result.history,
+        screened=result.spent - result.passes,
         front=points,
         budget_rejection=budget_rejection(space, scene, problem.budgets),
         metric=scene.metric,

@@ -111,7 +111,7 @@ BAD = [
     ["bench", "no-run", "-q"],
     ["report", "no-run"],
     ["explain", "no-run", "0123abcd"],
-    ["analyse", "no-run"],
+    ["analyse", "no-run", "-q"],
     ["analyse", "no-run", "--relax", "0"],
     ["devices", "h20-nowhere"],
     ["cost", "no-candidate.toml", "--device", "local"],

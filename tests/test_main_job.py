@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import re
 import shutil
@@ -12,7 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import optuna
 import pytest
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
 
 from cost_models import device as device_module
 from cost_models.device import load_device
@@ -438,6 +442,40 @@ def test_an_analysis_replays_what_the_passes_recorded(found):
         assert all(s["error_change"] is None or abs(s["error_change"]) <= 1 for s in moved)
     for wider in analyse(Path(found["run"]), relax=1.0)["binds"]:
         assert wider["gain"] >= binds[wider["device"], wider["budget"]]["gain"] - 1e-12
+
+
+@pytest.mark.ray
+def test_optuna_loads_both_kinds_of_study_of_a_run(found):
+    run = open_run(Path(found["run"]))
+    storage = JournalStorage(JournalFileBackend(str(run.journal)))
+    names = [run.study_name, *(f"{run.study_name}/front/{d}" for d in found["budgets"])]
+    assert sorted(optuna.get_all_study_names(storage)) == sorted(names)
+    outer, *fronts = (optuna.load_study(study_name=n, storage=storage) for n in names)
+    assert len(outer.trials) == found["passes"]
+    assert all(len(t.values) == 3 for t in outer.trials)
+    for study in fronts:
+        assert study.metric_names == ["error", "latency_mean_s"]
+        assert {t.number for t in study.best_trials} <= {t.number for t in study.trials}
+        assert all(t.params["depth"] >= 2 for t in study.trials)
+
+
+@pytest.mark.ray
+def test_the_dashboard_of_optuna_shows_both_kinds_of_study_of_a_run(found):
+    dashboard = pytest.importorskip("optuna_dashboard", reason="pip install optuna-dashboard")
+    run = open_run(Path(found["run"]))
+    app = dashboard.wsgi(JournalStorage(JournalFileBackend(str(run.journal))))
+
+    def get(path: str) -> Any:
+        status: list[str] = []
+        environ = {"REQUEST_METHOD": "GET", "PATH_INFO": path, "wsgi.input": io.BytesIO()}
+        body = b"".join(app(environ, lambda line, headers, *_: status.append(line)))
+        assert status[0].startswith("200")
+        return json.loads(body)
+
+    shown = get("/api/studies")["study_summaries"]
+    assert {s["study_name"] for s in shown} > {run.study_name}
+    for study in shown:
+        assert len(get(f"/api/studies/{study['study_id']}")["trials"]) > 0
 
 
 @pytest.mark.ray

@@ -14,7 +14,9 @@ Result = dict[str, Any]
 def search(result: Result, out: TextIO) -> None:
     """The front of a search, and where its run folder is."""
     front(result, out)
-    out.write(f"passes: {result['passes']}\nrun: {result['run']}\n")
+    stopped = result.get("screened", 0)
+    early = f", and {stopped} stopped after their first rows" if stopped else ""
+    out.write(f"passes: {result['passes']}{early}\nrun: {result['run']}\n")
 
 
 def front(result: Result, out: TextIO) -> None:

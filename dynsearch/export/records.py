@@ -192,6 +192,7 @@ class Front:
     length_buckets: tuple[LengthBucket, ...] = ()
     risk: dict[str, Any] | None = None  # the job's [risk], None: no certificates were asked for
     uncertified: dict[str, str] = field(default_factory=dict)  # id -> why it has no certificate
+    screened: float = 0.0  # passes' worth of rows that were run of passes that were stopped
 
     @property
     def devices(self) -> tuple[str, ...]:

@@ -75,11 +75,12 @@ def paired_difference(lost: ArrayLike, gained: ArrayLike, n: ArrayLike) -> tuple
     return net / n, np.sqrt(variance) / n
 
 
-def error_bound(reference_error: ArrayLike, loss: ArrayLike, se: ArrayLike) -> F64:
+def error_bound(
+    reference_error: ArrayLike, loss: ArrayLike, se: ArrayLike, z: float = BOUND_Z
+) -> F64:
     """What ranks policies: the full network's error + paired loss + 1.28 standard errors."""
-    bound: F64 = (
-        np.asarray(reference_error, dtype=np.float64) + np.asarray(loss) + BOUND_Z * np.asarray(se)
-    )
+    full = np.asarray(reference_error, dtype=np.float64)
+    bound: F64 = full + np.asarray(loss) + z * np.asarray(se)
     return bound
 
 

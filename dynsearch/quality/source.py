@@ -117,11 +117,15 @@ class SupernetQuality:
 
     def first_rows(self, split: str, n: int) -> SupernetQuality:
         """The same network on the first `n` rows of one split alone."""
-        whole = self.splits[split]
+        return self.rows(split, 0, n)
+
+    def rows(self, split: str, start: int, stop: int | None = None) -> SupernetQuality:
+        """The same network on the rows from `start` up to `stop` of one split alone."""
+        whole, kept = self.splits[split], slice(start, stop)
         tokens = replace(
-            whole.tokens, starts=whole.tokens.starts[:n], lengths=whole.tokens.lengths[:n]
+            whole.tokens, starts=whole.tokens.starts[kept], lengths=whole.tokens.lengths[kept]
         )
-        part = Labelled(tokens=tokens, labels=whole.labels[:n])
+        part = Labelled(tokens=tokens, labels=whole.labels[kept])
         return SupernetQuality(
             self.config, self.weights, {split: part}, self.weights_hash, self._cast
         )

@@ -17,6 +17,7 @@ from dynsearch.export.files import write_atomic
 from dynsearch.export.front import read_front, read_json
 from dynsearch.export.records import Front
 from dynsearch.report import (
+    binding,
     certificates,
     explained,
     importance,
@@ -46,8 +47,9 @@ _SCRIPTS = (
 def build_report(run_dir: Path) -> Path:
     """Write `report.html` into the run folder from the JSON files that are there.
 
-    Reads `front.json` (needed), and where present `bench*.json`, `environment.json`, `log.jsonl`,
-    `job.toml`, `devices/*.toml`, `traces/*.npz` and the study's journal.
+    Reads `front.json` (needed), and where present `bench*.json`, `analysis.json`,
+    `environment.json`, `log.jsonl`, `job.toml`, `devices/*.toml`, `traces/*.npz` and the study's
+    journal.
 
     Raises:
         InputError: `front.json` is missing, or one of the files is half-written or of a newer
@@ -60,6 +62,7 @@ def build_report(run_dir: Path) -> Path:
         job=job.read_text(encoding="utf-8", errors="replace") if job.exists() else None,
         devices=[load_device(file) for file in sorted((run_dir / "devices").glob("*.toml"))],
         importances=importance.importances(run_dir),
+        analysis=_optional(run_dir / "analysis.json"),
     )
     benches = read_benches(run_dir)
     front = read_front(run_dir)
@@ -76,6 +79,7 @@ class Surroundings:
     job: str | None
     devices: Sequence[Device]
     importances: tuple[dict[str, float], str]  # from `importance.importances`
+    analysis: Mapping[str, Any] | None  # what `dynsearch analyse` left
 
 
 def page(
@@ -108,7 +112,7 @@ def page(
             certificates.certificates(front, device, bench),
             quality.quality(front, device),
             sections.configurations(front, bench),
-            _search_section(front, around.importances),
+            _search_section(front, around),
             _origin_section(around),
             sections.glossary_section(),
         ),
@@ -333,14 +337,15 @@ def _chosen_section() -> Html:
     )
 
 
-def _search_section(front: Front, shares: tuple[dict[str, float], str]) -> Html:
+def _search_section(front: Front, around: Surroundings) -> Html:
     has = bool(front.hypervolume)
     history = tag("div", tag("h3", "Hypervolume"), tag("div", id="hypervolume")) if has else None
     return tag(
         "section",
         tag("h2", "Search"),
         tag("div", history, sections.budgets(front), class_="grid wide"),
-        importance.section(shares),
+        importance.section(around.importances),
+        binding.section(around.analysis),
         id="search",
     )
 

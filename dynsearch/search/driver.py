@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import signal
 import threading
 import time
@@ -55,6 +56,7 @@ from dynsearch.search.study import (
     running,
     set_attr,
     settings_of,
+    stopped_shares,
     tell_failed,
 )
 from dynsearch.search.types import (
@@ -66,7 +68,7 @@ from dynsearch.search.types import (
     build_depth,
 )
 from dynsearch.search.warm import Offers, WarmStart
-from dynsearch.search.workers import Executor, Outcome, PassTask, open_executor
+from dynsearch.search.workers import Executor, Outcome, PassTask, Stopped, open_executor
 
 _LOG = logging.getLogger(__name__)
 _REJECTED = "rejected_proposals"  # study attribute: proposals that the free check turned away
@@ -84,6 +86,7 @@ class SearchOptions:
     max_failures: int = 8  # the search gives up when more passes than this fail in one session
     timeout_s: float | None = None  # no new pass after so many seconds of this session
     patience: int | None = None  # no new pass once so many have hardly added hypervolume
+    screen_rows: int | None = None  # rows after which a hopeless pass is stopped; None: none is
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,6 +110,8 @@ class SearchResult:
     passes: int  # complete
     reused: int  # settings whose pass an earlier run made
     failed: int
+    screened: int  # passes that were stopped after their first rows
+    spent: float  # passes, those by their share of rows
     rejected: dict[str, int]  # proposals that never became trials, by reason
     reference: Trace | None  # of the full network; None where it has not run
     history: tuple[HypervolumeStep, ...]
@@ -129,6 +134,7 @@ class _Session:
     begun: float = field(default_factory=time.monotonic)
     done: int = 0  # passes, in all sessions
     failed: int = 0
+    screened: list[float] = field(default_factory=list)  # shares of passes that were stopped
     passed: int = 0  # in this session
     failures: int = 0
     stopped: str = "trials"
@@ -139,6 +145,11 @@ class _Session:
     offers: Offers  # settings that an earlier run recorded
     reused: set[int] = field(default_factory=set)  # trials under way that are such
     rebuilding: dict[int, FrozenTrial] = field(default_factory=dict)
+
+    @property
+    def spent(self) -> float:
+        """Passes that were run, stopped ones by their share."""
+        return self.done + sum(self.screened)
 
     @property
     def elapsed_s(self) -> float:
@@ -204,9 +215,13 @@ def run_search(
             should_stop=lambda: interrupted() or (should_stop is not None and should_stop()),
         )
         _recover(session)
-        left = len(session.tasks) + options.trials - session.done
+        left = len(session.tasks) + math.ceil(options.trials - session.spent)
         if left > 0:
-            spec = {"majority_error": quality.majority_error(problem.split), **problem.inner_spec}
+            spec = {
+                "majority_error": quality.majority_error(problem.split),
+                "screen_rows": options.screen_rows,
+                **problem.inner_spec,
+            }
             workers = min(options.workers, left)
             _loop(
                 session,
@@ -225,6 +240,7 @@ def _recover(session: _Session) -> None:
     """
     book, ledger = session.book, session.ledger
     session.done, session.failed = counts(book)
+    session.screened = stopped_shares(book)
     session.gate.rejected.update(book.study.user_attrs.get(_REJECTED, {}))
     given_up = []
     for stale in book.trials(TrialState.RUNNING):
@@ -249,11 +265,13 @@ def _recover(session: _Session) -> None:
 
 
 def _task(session: _Session, number: int, setting: Params, trace: Trace | None) -> PassTask:
+    screens = session.options.screen_rows is not None and trace is None
     return PassTask(
         number=number,
         outer=session.book.codec.space.decode(setting),
         trace=trace,
         is_full=setting_key(setting) == session.ledger.full_key,
+        incumbent=session.ledger.incumbent() if screens else None,
     )
 
 
@@ -284,7 +302,7 @@ def _next(session: _Session, executor: Executor) -> PassTask | None:
     if session.tasks:
         return session.tasks.popleft()
     options = session.options
-    if not session.offers and session.done + len(session.under_way) >= options.trials:
+    if not session.offers and session.spent + len(session.under_way) >= options.trials:
         return None
     if session.failures > options.max_failures:
         session.stopped = "failures"
@@ -304,7 +322,8 @@ def _ask(session: _Session) -> PassTask | None:
     if offer is not None:
         enqueue(book, offer)
     elif not book.trials(TrialState.WAITING):
-        seed = (session.options.seed, session.done + session.failed, len(session.under_way))
+        ended = session.done + session.failed + len(session.screened)
+        seed = (session.options.seed, ended, len(session.under_way))
         reserve = gate.reserve(np.random.default_rng([*seed, 0]))
         if reserve is None:
             session.stopped = "exhausted"
@@ -349,7 +368,7 @@ def _finish(session: _Session, outcome: Outcome) -> None:
     """
     number, result = outcome.number, outcome.result
     if number in session.rebuilding:
-        if result is None:
+        if result is None or isinstance(result, Stopped):
             raise DynsearchError(f"pass {number} cannot be rebuilt: {outcome.reason}")
         rebuild(session.ledger, session.rebuilding.pop(number), result)
         return
@@ -363,6 +382,10 @@ def _finish(session: _Session, outcome: Outcome) -> None:
         if session.ledger.reference is None:
             raise DynsearchError(f"the pass of the full network failed: {outcome.reason}")
         return
+    if isinstance(result, Stopped):
+        session.ledger.stop(trial, result, elapsed_s=session.elapsed_s)
+        session.screened.append(result.share)
+        return
     fresh, reused = number not in session.from_trace, number in session.reused
     session.ledger.complete(trial, result, fresh=fresh, elapsed_s=session.elapsed_s, reused=reused)
     session.reused.discard(number)
@@ -372,7 +395,7 @@ def _finish(session: _Session, outcome: Outcome) -> None:
 
 def _state(session: _Session) -> SearchState:
     total, history = session.options.trials, session.ledger.history
-    left = max(0, total - session.done)
+    left = max(0.0, total - session.spent)
     pace = (time.monotonic() - session.begun) / session.passed if session.passed else None
     return SearchState(
         done=session.done,
@@ -400,6 +423,8 @@ def _result(session: _Session) -> SearchResult:
         passes=session.done,
         reused=sum(bool(t.user_attrs.get("reused")) for t in book.trials(TrialState.COMPLETE)),
         failed=session.failed,
+        screened=len(session.screened),
+        spent=session.spent,
         rejected=dict(session.gate.rejected),
         reference=ledger.reference,
         history=tuple(ledger.history),

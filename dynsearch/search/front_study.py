@@ -6,6 +6,8 @@ written in one batch when a search stops and are never read back by the search.
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import optuna
 from optuna.distributions import (
@@ -77,6 +79,9 @@ def write_front_study(
         )
     study.add_trials(added)
     study.set_user_attr("objectives", list(objectives))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # an experimental method says so each time
+        study.set_metric_names(list(objectives))
     return len(added)
 
 

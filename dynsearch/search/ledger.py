@@ -28,9 +28,16 @@ from dynsearch.search.fronts import (
 )
 from dynsearch.search.pareto import hypervolume
 from dynsearch.search.runs import Run, append_log, write_log
-from dynsearch.search.study import Book, set_attr, tell_complete, trial_constraints, trial_values
+from dynsearch.search.study import (
+    Book,
+    set_attr,
+    tell_complete,
+    tell_stopped,
+    trial_constraints,
+    trial_values,
+)
 from dynsearch.search.types import DeviceFront, Params, PassFronts, SearchProblem
-from dynsearch.search.workers import PassResult
+from dynsearch.search.workers import Incumbent, PassResult, Stopped
 from dynsearch.sim.ranking import error_of
 
 _LOG = logging.getLogger(__name__)
@@ -100,6 +107,39 @@ class Ledger:
             if reference is not None:
                 found[device] = hypervolume(front.points(self.problem.objectives), reference)
         return found
+
+    def incumbent(self) -> Incumbent | None:
+        """What a new pass must add to; None before every device has a front."""
+        upper = {name: self.reference_point(name) for name in self.problem.devices}
+        if self.reference is None or self.merged.keys() != upper.keys():
+            return None
+        points = {name: f.points(self.problem.objectives) for name, f in self.merged.items()}
+        return Incumbent(
+            points=points, references={n: tuple(r) for n, r in upper.items() if r is not None}
+        )
+
+    def stop(self, trial: Trial, stopped: Stopped, *, elapsed_s: float) -> None:
+        """Write down a pass that was stopped after its first rows."""
+        names = self.problem.objectives
+        columns = ["error_bound" if name == "error" else name for name in names]
+        bounds = {
+            device: points[thin(points, COMPACT_POINTS)].tolist()
+            for device, points in stopped.bounds.items()
+        }
+        screened = {
+            "rows": stopped.rows,
+            "of": stopped.of,
+            "share": stopped.share,
+            "columns": columns,
+            "lower_bounds": bounds,
+        }
+        attrs = {
+            "setting": self.book.codec.decode(trial.params),
+            "screened": screened,
+            "reason": f"its first {stopped.rows} of {stopped.of} rows say that it adds nothing",
+            "seconds": {"pass": stopped.pass_s, "inner": 0.0, "elapsed": elapsed_s},
+        }
+        tell_stopped(self.book, trial, attrs)
 
     def complete(
         self,

@@ -24,7 +24,15 @@ from cost_models.calibrate.host import usable_cores
 from dynsearch.errors import DynsearchError, InputError
 from dynsearch.quality.trace import Trace
 from dynsearch.search.types import QualitySource, resolve, target_of
-from dynsearch.search.workers import Outcome, PassResult, PassTask, PassWorker, one_line
+from dynsearch.search.workers import (
+    Incumbent,
+    Outcome,
+    PassResult,
+    PassTask,
+    PassWorker,
+    Stopped,
+    one_line,
+)
 from search_spaces.candidate import Candidate
 
 OBJECT_STORE_BYTES = 512 * 2**20
@@ -62,11 +70,17 @@ class RemoteWorker:
             sys.modules["torch"].set_num_threads(1)
         return installed_version()
 
-    def run(self, outer: Candidate, trace: Trace | None, reference: Trace | None) -> PassResult:
+    def run(
+        self,
+        outer: Candidate,
+        trace: Trace | None,
+        reference: Trace | None,
+        incumbent: Incumbent | None = None,
+    ) -> PassResult | Stopped:
         """As `PassWorker.run`."""
         if self._worker is None:
             raise RuntimeError("the worker was not built")
-        return self._worker.run(outer, trace, reference)
+        return self._worker.run(outer, trace, reference, incumbent)
 
 
 class RayExecutor:
@@ -119,7 +133,7 @@ class RayExecutor:
     def submit(self, task: PassTask) -> None:
         """Give the task to an idle actor."""
         actor: Any = self._idle.pop()
-        call = actor.run.remote(task.outer, task.trace, self._reference)
+        call = actor.run.remote(task.outer, task.trace, self._reference, task.incumbent)
         self._under_way[call] = (task, actor)
 
     def wait(self) -> list[Outcome]:

@@ -278,6 +278,18 @@ def tell_failed(book: Book, trial: Trial, reason: str, *, stale: bool = False) -
     _mirror(book, book.study.tell(trial, state=TrialState.FAIL))
 
 
+def tell_stopped(book: Book, trial: Trial, attrs: Mapping[str, Any]) -> None:
+    """Finish a trial whose pass was stopped after its first rows: PRUNED, without values."""
+    for key, value in attrs.items():
+        trial.set_user_attr(key, value)
+    _mirror(book, book.study.tell(trial, state=TrialState.PRUNED))
+
+
+def stopped_shares(book: Book) -> list[float]:
+    """What was run of each pass that was stopped, as shares of whole passes."""
+    return [t.user_attrs["screened"]["share"] for t in book.trials(TrialState.PRUNED)]
+
+
 def tell_complete(
     book: Book,
     trial: Trial,

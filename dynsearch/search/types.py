@@ -43,6 +43,9 @@ class QualitySource(Protocol):
     def payload(self) -> dict[str, Any]:
         """Numpy arrays and plain values from which `from_payload` rebuilds the source."""
 
+    def rows(self, split: str, start: int, stop: int | None = None) -> Self:
+        """The same network on some rows of one split alone; asked for by screened passes only."""
+
     @classmethod
     def from_payload(cls, payload: dict[str, Any]) -> Self:
         """The source, on arrays that may be read-only."""
@@ -96,6 +99,8 @@ class PassFronts:
 
 
 PassInner = Callable[[Candidate, Trace], PassFronts]
+# What the first rows of a pass promise of all of them at best: points [K, M] by device.
+PassScreen = Callable[[Candidate, Trace], Mapping[str, F64]]
 Deepest = Callable[[Sequence[Candidate]], NDArray[np.int64]]  # layers worth running [B]
 
 
@@ -142,6 +147,14 @@ def build_depth(spec: Mapping[str, Any]) -> Deepest | None:
         return None
     deepest: Deepest = resolve(str(spec["depth"]))(spec)
     return deepest
+
+
+def build_screen(spec: Mapping[str, Any]) -> PassScreen | None:
+    """What the first rows of a pass say; None where passes are run whole."""
+    if spec.get("screen_rows") is None or "screen" not in spec:
+        return None
+    screen: PassScreen = resolve(str(spec["screen"]))(spec)
+    return screen
 
 
 def target_of(thing: type) -> str:

@@ -17,15 +17,27 @@ from typing import Any, Protocol
 import numpy as np
 
 from dynsearch.quality.trace import Trace
+from dynsearch.search import fidelity
 from dynsearch.search.types import (
+    F64,
     PassFronts,
     PassInner,
+    PassScreen,
     QualitySource,
     build_depth,
     build_inner,
+    build_screen,
 )
 from dynsearch.threads import all_cores, one_thread
 from search_spaces.candidate import Candidate
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Incumbent:
+    """What a search has found so far, which a pass must add to."""
+
+    points: Mapping[str, F64]  # [K, M] by device
+    references: Mapping[str, tuple[float, ...]]  # upper end of each objective, by device
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +48,7 @@ class PassTask:
     outer: Candidate
     trace: Trace | None = None
     is_full: bool = False  # the full network: its trace is what others are compared with
+    incumbent: Incumbent | None = None  # for a pass that may be stopped after its first rows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,11 +62,26 @@ class PassResult:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Stopped:
+    """A pass that was stopped: even what its first rows allow at best adds nothing."""
+
+    rows: int
+    of: int
+    bounds: Mapping[str, F64]  # points [K, M] by device: lower bounds of what it would yield
+    pass_s: float
+
+    @property
+    def share(self) -> float:
+        """Of a whole pass that was run."""
+        return self.rows / self.of
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
     """A finished task: a result, or why there is none."""
 
     number: int
-    result: PassResult | None = None
+    result: PassResult | Stopped | None = None
     reason: str = ""
 
 
@@ -92,15 +120,24 @@ class PassWorker:
         self._spec = spec
         self._split = split
         self._inner: PassInner | None = None
+        self._screen: PassScreen | None = None
         self._depth = build_depth(spec)
 
-    def run(self, outer: Candidate, trace: Trace | None, reference: Trace | None) -> PassResult:
+    def run(
+        self,
+        outer: Candidate,
+        trace: Trace | None,
+        reference: Trace | None,
+        incumbent: Incumbent | None = None,
+    ) -> PassResult | Stopped:
         """The pass of one outer setting, without layers that no policy within budgets reaches.
 
         Args:
             outer: The setting as a candidate.
             trace: Its trace, where it was recorded before.
             reference: The full network's trace; None makes this pass the reference.
+            incumbent: What the pass must be able to add to after its first rows, or it is
+                stopped; None: it is run whole.
 
         Raises:
             ValueError: when the pass yields figures that are not finite.
@@ -109,6 +146,11 @@ class PassWorker:
         if trace is None and reference is not None and self._depth is not None:
             outer = replace(outer, depth=int(self._depth([outer])[0]))
         recorded = trace
+        if recorded is None and reference is not None and incumbent is not None:
+            screened = self._screened(outer, reference, incumbent, start)
+            if isinstance(screened, Stopped):
+                return screened
+            recorded = screened
         if recorded is None:
             with contextlib.nullcontext() if reference is not None else all_cores():
                 recorded = self._quality.record(outer, self._split)  # the reference runs alone
@@ -121,6 +163,25 @@ class PassWorker:
         return PassResult(
             trace=recorded, fronts=fronts, pass_s=passed - start, inner_s=done - passed
         )
+
+    def _screened(
+        self, outer: Candidate, reference: Trace, incumbent: Incumbent, start: float
+    ) -> Trace | Stopped | None:
+        """The first rows, then the others unless these cannot matter; None: there is no screen."""
+        if self._screen is None:
+            self._screen = build_screen({"reference_trace": reference, **self._spec})
+        if self._screen is None:
+            return None
+        known, total = int(self._spec["screen_rows"]), reference.num_samples
+        if known >= total:
+            return None
+        first = self._quality.rows(self._split, 0, known).record(outer, self._split)
+        bounds = self._screen(outer, first)
+        if not fidelity.adds(bounds, incumbent.points, incumbent.references):
+            passed = time.perf_counter() - start
+            return Stopped(rows=known, of=total, bounds=bounds, pass_s=passed)
+        rest = self._quality.rows(self._split, known).record(outer, self._split)
+        return fidelity.join(first, rest, reference)
 
 
 def _check_finite(fronts: PassFronts) -> None:
@@ -169,7 +230,7 @@ class LocalExecutor:
         task = self._tasks.popleft()
         try:
             with one_thread():  # as in a Ray worker, so that both record the same
-                result = self._worker.run(task.outer, task.trace, self._reference)
+                result = self._worker.run(task.outer, task.trace, self._reference, task.incumbent)
         except Exception as error:  # one bad pass must not end the search
             return [Outcome(number=task.number, reason=one_line(error))]
         return [Outcome(number=task.number, result=result)]

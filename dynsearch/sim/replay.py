@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from dynsearch.quality.metrics import error_bound, paired_difference
+from dynsearch.quality.metrics import BOUND_Z, error_bound, paired_difference
 from dynsearch.quality.trace import Trace
 from dynsearch.sim.decide import (
     PATIENCE,
@@ -61,6 +61,7 @@ class Replayed:
     row_losses: F64 | None = None  # [P, 2] sums of the row losses that rank, and of their squares
     judged: F64 | None = None  # [P, 3] error, loss, standard error by the metric that ranks
     full_judged: float = 0.0  # the full network's error by that metric
+    bound_z: float = BOUND_Z  # standard errors in `error_bound`
 
     @property
     def error(self) -> F64:
@@ -83,17 +84,18 @@ class Replayed:
 
     @property
     def error_bound(self) -> F64:
-        """What ranks [P]: full network's error + paired loss + 1.28 standard errors.
+        """What ranks [P]: full network's error + paired loss + `bound_z` (1.28) standard errors.
 
         The loss is the mean of the row losses where the replayer has them (`row_losses`), else
         the plain one.
         """
         full = self.full_wrong / self.num_samples if self.judged is None else self.full_judged
         if self.row_losses is None:
-            return error_bound(full, self.loss, self.loss_se)
+            return error_bound(full, self.loss, self.loss_se, self.bound_z)
         n = self.num_samples
         mean, square = self.row_losses.T / n
-        return error_bound(full, mean, np.sqrt(np.maximum(square - mean**2, 0.0) / n))
+        se = np.sqrt(np.maximum(square - mean**2, 0.0) / n)
+        return error_bound(full, mean, se, self.bound_z)
 
     @property
     def reach(self) -> F64:
@@ -120,6 +122,7 @@ class Replayer:
         correct_full: Bool,
         row_losses: F64 | None = None,
         ranking: Ranking | None = None,
+        bound_z: float = BOUND_Z,
     ) -> None:
         """Check the pieces against each other.
 
@@ -131,6 +134,8 @@ class Replayer:
             row_losses: What ranks in place of who was right: the loss of each exit on each row
                 [N, L], from `row_losses.row_losses`; None: the plain paired loss.
             ranking: Metric that takes the place of the error; None: the error itself.
+            bound_z: Standard errors in what ranks; another number asks another question
+                (`search.fidelity`).
 
         Raises:
             InputError: fewer rows, layers or batch sizes than needed; see the message.
@@ -139,7 +144,7 @@ class Replayer:
         self.workloads = tuple(workloads)
         self.costs = (costs,) * len(workloads) if isinstance(costs, LayerCost) else tuple(costs)
         self.correct_full = np.asarray(correct_full, dtype=bool)
-        self.row_losses, self.ranking = row_losses, ranking
+        self.row_losses, self.ranking, self.bound_z = row_losses, ranking, bound_z
         self._check()
         self._predicted = trace.logits.argmax(axis=-1)  # [N, L]
         self._correct = self._predicted == trace.labels[:, None]
@@ -187,6 +192,7 @@ class Replayer:
             row_losses=None if self.row_losses is None else tally.losses,
             judged=None if self.ranking is None else tally.judged,
             full_judged=0.0 if self.ranking is None else self.ranking.full_error,
+            bound_z=self.bound_z,
         )
 
     @property

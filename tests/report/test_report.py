@@ -391,6 +391,27 @@ def test_each_cost_says_what_it_follows_from(tmp_path: Path):
     )
 
 
+def test_what_binds_is_told_where_the_run_was_analysed(tmp_path: Path):
+    bound = {"device": "local", "budget": "peak_bytes", "limit": 7e7, "gain": 0.0123}
+    bound |= {"rejected": {"all": 0.31, "alone": 0.14}, "slack_least": 0.005, "slack_median": 0.2}
+    free = {**bound, "budget": "latency_worst_s", "gain": 0.0, "slack_least": None}
+    run = run_folder.make_run(tmp_path)
+    assert "What binds" not in build_report(run).read_text()
+    analysis = {"schema_version": 1, "relaxed_by": 0.1, "binds": [bound, free]}
+    (run / "analysis.json").write_text(json.dumps(analysis))
+    text = build_report(run).read_text()
+    for part in (
+        "What binds",
+        "10 % more would add",
+        "31 %",
+        "14 %",
+        "0.5 %",
+        "+0.0123",
+        "nothing",
+    ):
+        assert part in text
+
+
 def test_a_study_of_passes_tells_which_knob_matters(tmp_path: Path):
     run = run_folder.make_run(tmp_path)
     for name in ("traces", "fronts"):

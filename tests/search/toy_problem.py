@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from dynsearch.quality.trace import Trace
+from dynsearch.search import fidelity
 from dynsearch.search.pareto import non_dominated
 from dynsearch.search.types import DeviceFront, PassFronts, SearchProblem
 from search_spaces.candidate import Backbone, Candidate, PolicyBatch, keep_counts, layer_schedule
@@ -92,6 +93,11 @@ class ToyQuality:
             header={"weights_hash": self.weights_hash, "split": split, "dtype": outer.dtype},
         )
 
+    def rows(self, split: str, start: int, stop: int | None = None) -> ToyQuality:
+        kept = slice(start, stop)
+        part = {name: self.arrays[name][kept] for name in ("tokens", "lengths", "labels")}
+        return replace(self, n=len(part["labels"]), arrays=self.arrays | part)
+
     def payload(self) -> dict[str, Any]:
         return asdict(self)
 
@@ -119,11 +125,15 @@ class ToyQuality:
 
 
 def toy_problem(
-    *, budgets: dict[str, float] | None = None, devices: tuple[str, ...] = ("slow", "fast")
+    *,
+    budgets: dict[str, float] | None = None,
+    devices: tuple[str, ...] = ("slow", "fast"),
+    hope: float = 1.0,
 ) -> SearchProblem:
     anchors = {d: tuple(SPEEDS[d] * a for a in (1.0, 2.0, 4.0)) for d in devices}
     limits = {device: dict(budgets or {}) for device in devices}
     spec = {"builder": "toy_problem:build", "devices": devices, "anchors": anchors}
+    spec |= {"screen": "toy_problem:build_screen", "hope": hope}
     return SearchProblem(
         devices=devices,
         objectives=("error", "latency_mean_s"),
@@ -190,6 +200,22 @@ class ToyInner:
             violation=float(excess[best]),
             budget_values={n: float(costs[n][best]) for n in budgets},
         )
+
+
+def build_screen(spec: dict[str, Any]) -> Any:
+    """Bounds: the front of the first rows, times a factor of the test's choice."""
+    whole = spec["reference_trace"]
+    reference = fidelity.first_rows(whole, spec["screen_rows"])
+    inner = ToyInner({**spec, "reference_trace": reference})
+
+    def screen(outer: Candidate, trace: Trace) -> dict[str, np.ndarray]:
+        fronts = inner(outer, trace).devices
+        return {
+            f.device: spec["hope"] * np.stack([f.error_bound, f.costs["latency_mean_s"]], axis=1)
+            for f in fronts
+        }
+
+    return screen
 
 
 def build(spec: dict[str, Any]) -> ToyInner:
