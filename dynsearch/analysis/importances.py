@@ -54,8 +54,9 @@ def importances(study: Study) -> tuple[Importances, str]:
     reference = study.user_attrs.get(REFERENCE_POINT, {})
     asked: dict[str, Callable[[FrozenTrial], float]] = {
         "mean of anchors": lambda trial: sum(trial.values) / NUM_ANCHORS,
-        "hypervolume": lambda trial: -pass_hypervolume(trial, reference),
     }
+    if reference:  # the ledger keeps it, beside the fronts of passes
+        asked["hypervolume"] = lambda trial: -pass_hypervolume(trial, reference)
     asked |= {f"anchor {j + 1}": _anchor(j) for j in range(NUM_ANCHORS)}
     found = {name: _shares(study, target) for name, target in asked.items()}
     return found, ""

@@ -16,12 +16,13 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
-from search_rivals import linas, pooled_front, pymoo_nsga2
+from search_rivals import linas, pooled_front, pymoo_nsga2, qlognehvi
 
 from dynsearch import Choice, FloatRange, IntRange, SearchSpace, optimize
 
@@ -29,8 +30,10 @@ HERE = Path(__file__).resolve()
 FOLDER = HERE.parents[3] / "shared" / "bench"
 REFERENCE = {"DJ-enum": (0.16, 3.0), "DJ-12": (0.25, 6.0)}
 CHECKPOINTS = (30, 40, 50, 60, 80, 100, 150, 200, 300, 400, 500)
+QUICK = ("dynsearch", "random", "nsga2", "tpe")  # and, where pymoo is installed:
+OF_PYMOO = ("pymoo-nsga2", "linas")
 LIBRARY = ("dynsearch", "random", "nsga2", "tpe", "gp")
-RIVALS = {"pymoo-nsga2": pymoo_nsga2, "linas": linas}
+RIVALS = {"pymoo-nsga2": pymoo_nsga2, "linas": linas, "qlognehvi": qlognehvi}
 # Constants of the physics that --constants multiplies by 0.78 to 1.28.
 CONSTANTS = (
     r"u \*\* (0\.8)", r"(4\.5) \* cumkeep", r"(0\.16) \* lg", r"(0\.05) \* \(topk",
@@ -181,9 +184,12 @@ def library(problem: Problem, sampler: str, evaluations: int, seed: int) -> np.n
 def runs(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """One row a method and seed."""
     problem = Problem(args.folder, args.problem, args.constants)
+    methods = args.methods.split(",")
+    if methods == ["quick"]:
+        methods = [*QUICK, *(OF_PYMOO if find_spec("pymoo") else ())]
     best = args.best or (problem.exact() if args.problem == "DJ-enum" else None)
     for seed in range(args.first_seed, args.first_seed + args.seeds):
-        for method in args.methods.split(","):
+        for method in methods:
             problem.spent_s, start = 0.0, time.process_time()
             run: Callable[..., np.ndarray] = RIVALS.get(method, library)
             extra = () if method in RIVALS else (method,)
@@ -199,11 +205,21 @@ def runs(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
 
 def table(files: list[Path]) -> Iterator[str]:
     """Medians and worst runs by method as Markdown, with paired tests against our sampler."""
-    from scipy.stats import wilcoxon
-
     rows = [json.loads(line) for file in files for line in file.read_text().splitlines()]
+    problems = dict.fromkeys((row["problem"], row["constants"]) for row in rows)
+    for name, constants in problems:
+        mine = [row for row in rows if (row["problem"], row["constants"]) == (name, constants)]
+        unit = "%" if max(v for v in mine[0].values() if isinstance(v, float)) > 1.0 else "volume"
+        other = "" if constants is None else f", other constants ({constants})"
+        yield f"{name}{other}: hypervolume in {unit} after so many evaluations, median (worst)\n"
+        yield from _summary(mine)
+        yield ""
+
+
+def _summary(rows: list[dict[str, Any]]) -> Iterator[str]:
+    """One problem's methods."""
     at = [f"hv@{n}" for n in CHECKPOINTS if any(f"hv@{n}" in row for row in rows)]
-    yield "| method | seeds | " + " | ".join(at) + " | ms | p |"
+    yield "| method | seeds | " + " | ".join(key[3:] for key in at) + " | ms | p |"
     yield "|---" * (len(at) + 4) + "|"
     ours = {row["seed"]: row for row in rows if row["method"] == "dynsearch"}
     for method in dict.fromkeys(row["method"] for row in rows):
@@ -211,20 +227,33 @@ def table(files: list[Path]) -> Iterator[str]:
         cells = []
         for key in at:
             found = [row[key] for row in mine if key in row]
-            cells.append(f"{np.median(found):.1f} ({min(found):.1f})" if found else "")
+            digits = 1 if max(found, default=0.0) > 1.0 else 4
+            cells.append(
+                f"{np.median(found):.{digits}f} ({min(found):.{digits}f})" if found else ""
+            )
         ms = np.median([row["ms_per_evaluation"] for row in mine])
-        last = [key for key in at if key in mine[0]][-1]
-        gaps = [ours[r["seed"]][last] - r[last] for r in mine if r["seed"] in ours]
-        p = "" if method == "dynsearch" else f"{wilcoxon(gaps, alternative='greater').pvalue:.3f}"
+        p = _paired(ours, mine, [key for key in at if key in mine[0]][-1])
         yield f"| {method} | {len(mine)} | " + " | ".join(cells) + f" | {ms:.0f} | {p} |"
+
+
+def _paired(ours: dict[int, dict[str, Any]], mine: list[dict[str, Any]], key: str) -> str:
+    """One-sided Wilcoxon test that ours has more, over seeds that both have."""
+    from scipy.stats import wilcoxon
+
+    both = [(ours[row["seed"]].get(key), row[key]) for row in mine if row["seed"] in ours]
+    gaps = [a - b for a, b in both if a is not None]
+    if mine[0]["method"] == "dynsearch" or not any(gaps):
+        return ""
+    return f"{wilcoxon(gaps, alternative='greater').pvalue:.2g}"
 
 
 def main() -> None:
     """Write one JSON object a run."""
+    every = [*LIBRARY, *RIVALS]
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path, nargs="?", default=FOLDER)
     parser.add_argument("--problem", choices=REFERENCE, default="DJ-enum")
-    parser.add_argument("--methods", default="dynsearch,random,nsga2,tpe")
+    parser.add_argument("--methods", default="quick", help=f"with commas: {', '.join(every)}")
     parser.add_argument("--evaluations", type=int, default=100)
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--first-seed", type=int, default=0)
@@ -239,6 +268,8 @@ def main() -> None:
     if not (args.folder / "joint_problems.py").exists():
         sys.stdout.write(f"no joint_problems.py in {args.folder}\n")
         return
+    if args.methods == "quick" and not find_spec("pymoo"):
+        sys.stdout.write(f"{', '.join(OF_PYMOO)} left out: pip install pymoo\n")
     if args.pool:
         problem = Problem(args.folder, args.problem, args.constants)
         volume = problem.hypervolume(pooled_front(problem, args.pool), problem.reference)

@@ -3,8 +3,10 @@
 pymoo's NSGA-II (installed by hand: pip install pymoo) and LINAS as we read its paper (Cummings et
 al. 2022, arXiv 2202.12954): populations of 50; from the second on, cheap predictors of every
 objective, trained on all that was evaluated, are searched by NSGA-II, and the best new settings of
-that are evaluated. Both get the free budget check: what breaks a budget is not evaluated and does
-not count.
+that are evaluated. And BoTorch's qLogNEHVI (pip install --no-deps botorch gpytorch linear_operator
+and what they ask for; never another torch) with its own models and settings, one evaluation at a
+time after ten random ones. All get the free budget check: what breaks a budget is not evaluated
+and does not count.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import numpy as np
 from dynsearch.search.pareto import non_dominated
 
 POPULATION = 50
+STARTUP, CANDIDATES = 10, 512  # of qLogNEHVI: random evaluations, settings looked at of each kind
 _BAD = 1e3  # stands for the objectives of what breaks a budget
 
 
@@ -63,6 +66,63 @@ def linas(problem: Any, evaluations: int, seed: int) -> np.ndarray:
             new = np.concatenate([new.reshape(-1, X.shape[1]), more])
         X, F = np.concatenate([X, new]), np.concatenate([F, problem.evaluate(new)])
     return F[:evaluations]
+
+
+def qlognehvi(problem: Any, evaluations: int, seed: int) -> np.ndarray:
+    """Points in the order of evaluation [n, 2].
+
+    The acquisition is looked at on legal settings alone: random ones, and neighbours of the front.
+    """
+    import torch
+    from botorch.acquisition.multi_objective.logei import (
+        qLogNoisyExpectedHypervolumeImprovement,
+    )
+    from botorch.fit import fit_gpytorch_mll
+    from botorch.models import ModelListGP, SingleTaskGP
+    from botorch.sampling import SobolQMCNormalSampler
+    from gpytorch.mlls import SumMarginalLogLikelihood
+
+    torch.manual_seed(seed)
+    rng = np.random.default_rng(seed)
+    X = _feasible(problem, rng, STARTUP)
+    F = problem.evaluate(X)
+    span = problem.high - problem.low
+
+    def scaled(rows: np.ndarray) -> torch.Tensor:
+        return torch.tensor((rows - problem.low) / span)
+
+    while len(F) < evaluations:
+        Y = torch.tensor(-np.log(F))
+        mean, sd = Y.mean(dim=0), Y.std(dim=0)
+        Z, reference = (Y - mean) / sd, (torch.tensor(-np.log(problem.reference)) - mean) / sd
+        model = ModelListGP(*(SingleTaskGP(scaled(X), Z[:, [m]]) for m in range(2)))
+        fit_gpytorch_mll(SumMarginalLogLikelihood(model.likelihood, model))
+        acquisition = qLogNoisyExpectedHypervolumeImprovement(
+            model=model,
+            ref_point=reference.tolist(),
+            X_baseline=scaled(X),
+            prune_baseline=True,
+            sampler=SobolQMCNormalSampler(torch.Size([128]), seed=seed),
+        )
+        known = {row.tobytes() for row in X}
+        offered = np.concatenate(
+            [_feasible(problem, rng, CANDIDATES), _near(problem, rng, X[non_dominated(F)])]
+        )
+        offered = np.array([row for row in offered if row.tobytes() not in known])
+        with torch.no_grad():
+            parts = scaled(offered)[:, None].split(256)
+            gains = torch.cat([acquisition(part) for part in parts])
+        best = offered[[int(gains.argmax())]]
+        X, F = np.concatenate([X, best]), np.concatenate([F, problem.evaluate(best)])
+    return F
+
+
+def _near(problem: Any, rng: np.random.Generator, front: np.ndarray) -> np.ndarray:
+    """Feasible settings with one to three knobs of a front's drawn anew."""
+    parents = front[rng.integers(len(front), size=4 * CANDIDATES)]
+    changed = rng.random(parents.shape) < rng.integers(1, 4, (len(parents), 1)) / parents.shape[1]
+    rows = np.where(changed, problem.draw(rng, len(parents)), parents)
+    return rows[(problem.budgets(rows) <= 1.0).all(axis=1)][:CANDIDATES]
 
 
 def _feasible(problem: Any, rng: np.random.Generator, n: int) -> np.ndarray:
