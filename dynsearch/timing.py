@@ -216,11 +216,11 @@ class _Predictor:
     traces: Mapping[str, Path]  # search traces by hash of the outer setting
     full: Candidate
     opened: Opened
-    _loaded: dict[tuple[str, int], Trace] = field(default_factory=dict)
+    _loaded: dict[tuple[str, int, bool], Trace] = field(default_factory=dict)
 
     def remember(self, key: str, trace: Trace) -> None:
         """Use `trace` of the search rows for the outer setting whose hash is `key`."""
-        self._loaded[(key, 0)] = trace
+        self._loaded[(key, 0, False)] = trace
 
     def predict(self, candidates: Sequence[Candidate], batch: int) -> Predictions:
         """Mean latency with the activity of the search rows."""
@@ -236,25 +236,30 @@ class _Predictor:
         self, candidates: Sequence[Candidate], batch: int, n: int | None
     ) -> tuple[F64, F64]:
         mean, log_sd = np.zeros(len(candidates)), np.zeros(len(candidates))
-        groups: dict[str, list[int]] = {}
+        groups: dict[tuple[str, bool], list[int]] = {}
         outers: dict[str, Candidate] = {}
         for i, candidate in enumerate(candidates):
             outer = self._outer(candidate)
             key = candidate_hash(outer)
             outers[key] = outer
-            groups.setdefault(key, []).append(i)
-        for key, members in groups.items():
+            groups.setdefault((key, candidate.exits is None), []).append(i)
+        for (key, static), members in groups.items():
             group = [candidates[i] for i in members]
-            found, sd = self._price_group(outers[key], group, batch, n)
+            found, sd = self._price_group(outers[key], group, batch, n, static=static)
             mean[members], log_sd[members] = found, sd
         return mean, log_sd
 
     def _price_group(
-        self, outer: Candidate, group: Sequence[Candidate], batch: int, n: int | None
+        self,
+        outer: Candidate,
+        group: Sequence[Candidate],
+        batch: int,
+        n: int | None,
+        *,
+        static: bool,
     ) -> tuple[F64, float]:
         workload = self._workload(batch)
         cost = self._layer_cost(outer, workload)
-        static = all(c.exits is None for c in group)
         trace = self._trace(outer, n, static=static)
         replayer = Replayer(
             trace,
@@ -278,7 +283,7 @@ class _Predictor:
         return found
 
     def _trace(self, outer: Candidate, n: int | None, *, static: bool) -> Trace:
-        key = (candidate_hash(outer), n or 0)
+        key = (candidate_hash(outer), n or 0, static)
         if key not in self._loaded:
             self._loaded[key] = self._read(outer, n, static=static)
         return self._loaded[key]
@@ -286,7 +291,7 @@ class _Predictor:
     def _read(self, outer: Candidate, n: int | None, *, static: bool) -> Trace:
         quality = self.opened.quality
         split = "search" if n is None else "report"
-        if static and outer.dtype != self.full.dtype:
+        if static:  # costs what its texts' lengths say; a trace may end above its depth
             lengths = quality.splits[split].tokens.lengths[:n]
             return blank_trace(outer, lengths, self.scene.num_classes)
         if n is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import rankdata
 
+from dynsearch import timing
 from dynsearch.bench import Predictions, bench_run, mape, rank_correlation
 from dynsearch.bench_select import BenchConfig, config_of, for_batch, references, select_configs
 from dynsearch.bench_timing import (
@@ -369,3 +371,25 @@ def test_a_dtype_that_the_front_lacks_is_bad_input(
             dtypes=("bf16",),
         )
     assert not (tmp_path / "bench.json").exists()
+
+
+def test_networks_without_exits_need_no_trace_as_deep_as_they_are() -> None:
+    """Those of a pass that stops above them are priced apart, by lengths alone."""
+
+    class Told(timing._Predictor):
+        def _price_group(
+            self,
+            outer: Candidate,
+            group: Any,
+            batch: int,
+            n: int | None,
+            *,
+            static: bool,
+        ) -> tuple[Any, float]:
+            assert {c.exits is None for c in group} == {static}
+            return np.full(len(group), float(static)), 0.0
+
+    own: Any = None  # nothing but the grouping is asked
+    told = Told(scene=own, known={timing._key(EXITING): FULL}, traces={}, full=FULL, opened=own)
+    mixed = [EXITING, FULL, replace(FULL, depth=2)]
+    assert told.predict(mixed, 1).mean_s.tolist() == [0.0, 1.0, 1.0]
