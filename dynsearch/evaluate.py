@@ -97,14 +97,18 @@ class Scene:
         )
 
 
-def build(spec: Mapping[str, Any]) -> PassInner:
-    """The end of a pass, from the keys that `inner_spec` gives."""
-    scene = Scene(
+def _scene_of(spec: Mapping[str, Any]) -> Scene:
+    return Scene(
         devices=spec["devices"],
         workload=spec["workload"],
         num_classes=spec["num_classes"],
         metric=spec["metric"],
     )
+
+
+def build(spec: Mapping[str, Any]) -> PassInner:
+    """The end of a pass, from the keys that `inner_spec` gives."""
+    scene = _scene_of(spec)
     reference: Trace = spec["reference_trace"]
     ranking = Ranking.of(scene.metric, reference)
     majority = float(spec["majority_error"]) if ranking is None else ranking.majority_error
@@ -180,12 +184,7 @@ def build_screen(spec: Mapping[str, Any]) -> PassScreen:
     Policies are searched as at the end of a pass, ranked by lower bounds of what they will score
     (`search.fidelity`), within the budgets that do not depend on rows.
     """
-    scene = Scene(
-        devices=spec["devices"],
-        workload=spec["workload"],
-        num_classes=spec["num_classes"],
-        metric=spec["metric"],
-    )
+    scene = _scene_of(spec)
     reference: Trace = spec["reference_trace"]
     rows_known = int(spec["screen_rows"])
     total, part = reference.num_samples, fidelity.first_rows(reference, rows_known)
