@@ -21,8 +21,8 @@ from cost_models.price import (
     call_overhead_s,
     error_s,
     miss_share,
+    network_log_sd,
     price_ops,
-    shared_log_sd,
 )
 from search_spaces.candidate import DTYPE_BYTES, DTYPES, EXIT_BATCHING, CandidateBatch
 from search_spaces.errors import InputError, Problem
@@ -119,7 +119,7 @@ def cost_candidates(
     worst = pricer.run(_Case(workload.max_len, full, below, size, miss))
     shallow = below * _until_first_exit(candidates)
     best = pricer.run(_Case(workload.max_len, full, shallow, size, miss))
-    spread = np.array([shared_log_sd(d) for d in devices])[:, None]
+    spread = np.array([network_log_sd(d) for d in devices])[:, None]
     low, high = _bounds(worst, spread)
     mean = mean_low = mean_high = None
     if reach is not None and lengths is not None:

@@ -62,6 +62,7 @@ class OpCosts:
     residual_log_sd: F64  # [R] error of the operator's shape on top of it
     kind_log_sd: F64  # [R] error that operators of its kind share
     parameter_log_sd: F64  # [R, P] error per unit of P independent causes in the parameters
+    counted: NDArray[np.bool_]  # [R] whose own errors a network has on top of `network_log_sd`
 
     @property
     def own_log_sd(self) -> F64:
@@ -110,6 +111,7 @@ def price_ops(
         residual_log_sd=residual_log_sd(ops, device),
         kind_log_sd=kind_log_sd(ops, device),
         parameter_log_sd=_parameter_log_sd(ops, once, device, threads, working_set_bytes),
+        counted=_counted(ops, device),
     )
     spread = np.exp(Z90 * np.hypot(cost.shared_log_sd, cost.own_log_sd))
     return replace(cost, low_s=time / spread, high_s=time * spread)
@@ -120,7 +122,7 @@ def _from_memory(device: Device, working_set_bytes: float | NDArray[Any] | None)
 
 
 def error_s(cost: OpCosts, ops: OpTable, owner: I64, size: int) -> F64:
-    """Standard deviations [size] of the seconds of networks, without what the device shares.
+    """Standard deviations [size] of the seconds of networks on top of `network_log_sd`.
 
     Causes in the parameters and in a kind of operator move all operators of a network together;
     errors of distinct shapes are independent, those of one shape are the same error.
@@ -138,16 +140,17 @@ def error_s(cost: OpCosts, ops: OpTable, owner: I64, size: int) -> F64:
         return found
 
     one = np.zeros(len(ops), dtype=np.int64)
+    seconds = cost.time_s * cost.counted
     shape, shapes = _shapes(ops)
-    variance = squares(cost.time_s * cost.kind_log_sd, ops.kind, len(KINDS))
+    variance = squares(seconds * cost.kind_log_sd, ops.kind, len(KINDS))
     if shapes * size <= MANY:
-        variance += squares(cost.time_s * cost.residual_log_sd, shape, shapes)
+        variance += squares(seconds * cost.residual_log_sd, shape, shapes)
     else:
         pair, first = np.unique(owner * shapes + shape, return_inverse=True)
-        total = np.bincount(first, weights=cost.time_s * cost.residual_log_sd)
+        total = np.bincount(first, weights=seconds * cost.residual_log_sd)
         variance += np.bincount(pair // shapes, weights=total**2, minlength=size)
     for cause in range(cost.parameter_log_sd.shape[1]):
-        variance += squares(cost.time_s * cost.parameter_log_sd[:, cause], one, 1)
+        variance += squares(seconds * cost.parameter_log_sd[:, cause], one, 1)
     found: F64 = np.sqrt(variance)
     return found
 
@@ -288,6 +291,22 @@ def shared_log_sd(device: Device) -> float:
     if device.profile is not None:
         return device.profile.shared_log_sd
     return form_of(device.kind).SHARED_LOG_SD
+
+
+def network_log_sd(device: Device) -> float:
+    """The same of whole networks.
+
+    Where networks were measured and left out of the fit, what they were off by: their operators'
+    errors are in it, and `error_s` counts only those of operators that nothing measured is like.
+    """
+    known = None if device.profile is None else device.profile.network_log_sd
+    return shared_log_sd(device) if known is None else known
+
+
+def _counted(ops: OpTable, device: Device) -> NDArray[np.bool_]:
+    if device.profile is None or device.profile.network_log_sd is None:
+        return np.ones(len(ops), dtype=bool)
+    return is_outside(ops, device) | _other_format(ops, device)
 
 
 def residual_log_sd(ops: OpTable, device: Device) -> F64:

@@ -5,6 +5,8 @@ file for each device and runtime, `DEVICE--RUNTIME.toml`; `calibrate` writes one
 into the same file. How wrong predictions may be is part of it, as plain numbers:
 
     shared_log_sd       error of everything on the device together
+    network_log_sd      error of whole networks, where some were measured and left out; it holds
+                        what their operators are off by, which is then not added to it
     kind_log_sd         error that all operators of a kind share inside one network
     residual_log_sd     error of one shape of a kind on top of it
     covariance          of the logarithms of the fitted parameters, with their `names`
@@ -62,6 +64,7 @@ class Profile:
     sources: tuple[str, ...] = ()  # tables that the rows are from
     formats: tuple[str, ...] = ()  # number formats that were measured; empty: not stated
     kind_log_sd: Mapping[str, float] = field(default_factory=dict)  # by operator kind
+    network_log_sd: float | None = None  # None: no whole networks were measured
     uncertain: tuple[str, ...] = ()  # P parameters that `log_covariance` is about
     log_covariance: tuple[tuple[float, ...], ...] = ()  # [P][P]
     learned: tuple[Learned, ...] = ()  # what the form leaves over, see `learned.py`
@@ -166,6 +169,7 @@ def read_profile(table: object, file: str, problems: list[Problem]) -> Profile |
         sources=tuple(table.get("sources", ())),
         formats=tuple(table.get("formats", ())),
         kind_log_sd={k: float(v) for k, v in table.get("kind_log_sd", {}).items()},
+        network_log_sd=float(table["network_log_sd"]) if "network_log_sd" in table else None,
         uncertain=uncertain,
         log_covariance=covariance,
         learned=learned,
@@ -179,13 +183,14 @@ TABLES, FURTHER = ("residual_log_sd", "covered", "model"), ("kind_log_sd", "cova
 
 def _check_entries(table: Mapping[str, Any], complain: Any) -> None:
     """Every key that a profile must and may have, by its type."""
-    known = {*TEXTS, *COUNTS, *NUMBERS, *TABLES, *FURTHER, "sources", "formats", "learned"}
+    lists = {"sources", "formats", "learned"}
+    known = {*TEXTS, *COUNTS, *NUMBERS, *TABLES, *FURTHER, *lists, "network_log_sd"}
     for key in sorted(set(table) - known):
         complain(key, table[key], unknown_key(key, known))
     for key in TEXTS:
         if not isinstance(table.get(key), str):
             complain(key, table.get(key), "is missing; write a text")
-    for key in (*COUNTS, *NUMBERS):
+    for key in (*COUNTS, *NUMBERS, *(["network_log_sd"] if "network_log_sd" in table else ())):
         _check_number(table.get(key), key, complain)
     for key in (*TABLES, *(k for k in FURTHER if k in table)):
         if not isinstance(table.get(key), dict):

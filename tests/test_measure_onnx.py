@@ -7,6 +7,7 @@ import threading
 import time
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -81,6 +82,26 @@ def test_no_two_calls_of_a_network_in_a_row_have_one_shape(
         one = lengths[: len(measure_onnx.OTHER_LENGTHS)]
         assert np.mean(one) == tokens
         assert len(set(one)) == len(one)
+
+
+def test_every_length_runs_once_before_any_is_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a runtime builds for a shape that it never saw is in no figure."""
+    monkeypatch.setattr(measure_onnx, "VOCABULARY", 99)
+    seen: list[tuple[int, ...]] = []
+    run = measure_onnx.OnnxEncoder.run
+
+    def spy(self: Any, ids: Any, n: Any) -> Any:
+        seen.append(ids.shape)
+        return run(self, ids, n)
+
+    monkeypatch.setattr(measure_onnx.OnnxEncoder, "run", spy)
+    item = next(i for i in PLAN if i["op"] == "chain" and (i["batch"], i["tokens"]) == (2, 24))
+    call = measure_onnx.builder(1, OPENERS["onnxruntime"])(item, {})
+    before = list(seen)
+    for _ in before:
+        call()
+    assert len(set(before)) == len(measure_onnx.OTHER_LENGTHS)
+    assert seen[len(before) :] == before
 
 
 @pytest.mark.parametrize("runtime", OPENERS)

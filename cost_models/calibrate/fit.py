@@ -98,6 +98,7 @@ class Fitted:
     held_out_log: F64  # [N] log(predicted / measured) of each row when its group was left out
     mape: float  # of the chains among them, or of all rows where there is no chain
     shared_log_sd: float
+    network_log_sd: float | None  # where whole layers were measured
     residual_log_sd: dict[str, float]
 
 
@@ -278,6 +279,7 @@ def fit(rows: Rows, device: Device, *, threads: int = 1, folds: int = FOLDS) -> 
         held_out_log=held_out,
         mape=float(np.mean(np.abs(np.exp(judged) - 1))),
         shared_log_sd=_shared(judged),
+        network_log_sd=math.hypot(_spread(judged), SHARED_FLOOR) if chains.any() else None,
         residual_log_sd=_residuals(rows, held_out),
     )
 
@@ -389,6 +391,7 @@ def _profile(
         mape=fitted.mape,
         machine=processor(),
         shared_log_sd=fitted.shared_log_sd,
+        network_log_sd=fitted.network_log_sd,
         residual_log_sd=fitted.residual_log_sd,
         covered={
             axis: (float(min(s[axis] for s in shapes)), float(max(s[axis] for s in shapes)))

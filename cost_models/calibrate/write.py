@@ -59,6 +59,8 @@ def _profile_lines(kind: str, p: Profile) -> list[str]:
         lines.append(f"{key} = {_text(getattr(p, key))}")
     lines += [f"threads = {p.threads}", f"n = {p.n}"]
     lines += [f"mape = {p.mape!r}", f"shared_log_sd = {p.shared_log_sd!r}"]
+    if p.network_log_sd is not None:
+        lines.append(f"network_log_sd = {p.network_log_sd!r}")
     if p.sources:
         lines += ["sources = [", *(f"    {_text(source)}," for source in p.sources), "]"]
     if p.formats:

@@ -16,9 +16,9 @@ from cost_models.price import (
     Z90,
     call_overhead_s,
     error_s,
+    network_log_sd,
     outside_warnings,
     price_ops,
-    shared_log_sd,
 )
 from dynsearch.commands.devices import find_device
 from dynsearch.errors import InputError, Problem
@@ -146,7 +146,7 @@ class Pricer:
         start = call_overhead_s(self.device, DTYPES[int(self.candidate.dtype[0])])
         seconds = float(priced.time_s.sum()) + start
         residual = float(error_s(priced, ops, np.zeros(len(ops), np.int64), 1)[0]) / seconds
-        spread = float(np.exp(Z90 * np.hypot(shared_log_sd(self.device), residual)))
+        spread = float(np.exp(Z90 * np.hypot(network_log_sd(self.device), residual)))
         return Case(
             seconds=seconds,
             low_s=seconds / spread,

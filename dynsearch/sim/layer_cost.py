@@ -22,8 +22,8 @@ from cost_models.price import (
     error_s,
     has_miss_share,
     miss_share,
+    network_log_sd,
     price_ops,
-    shared_log_sd,
 )
 from dynsearch.sim.stages import (
     Stages,
@@ -209,7 +209,7 @@ def build_layer_cost(
             start = call_overhead_s(device, outer.dtype)
             both[i].append(_stage_table(cost.time_s, stages, layer_kind, start))
             both[2 + i].append(_stage_table(cost.energy_j, stages, layer_kind, 0.0))
-        log_sd.append(float(np.hypot(shared_log_sd(device), _stage_error(cost, ops, stages))))
+        log_sd.append(float(np.hypot(network_log_sd(device), _stage_error(cost, ops, stages))))
     warm_s, cold_s, warm_j, cold_j = (_joined(tables) for tables in both)
     minus = -np.ones(len(devices))
     return LayerCost(
@@ -226,7 +226,7 @@ def build_layer_cost(
 
 
 def _stage_error(cost: OpCosts, ops: OpTable, stages: Stages) -> float:
-    """Relative error of a stage without what the device shares, the mean by time.
+    """Relative error of a stage on top of `network_log_sd`, the mean by time.
 
     Stages of one network repeat shapes, so their errors do not average out.
     """

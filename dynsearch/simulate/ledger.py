@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cost_models.device import Device
-from cost_models.price import error_s, outside_warnings, price_ops, shared_log_sd
+from cost_models.price import error_s, network_log_sd, outside_warnings, price_ops
 from search_spaces.ops import OpTable
 
 F64 = NDArray[np.float64]
@@ -67,7 +67,7 @@ class Ledger:
         relative = float(error.sum() / cost.time_s.sum())
         return Prices(
             values=values,
-            log_sd=float(np.hypot(shared_log_sd(device), relative)),
+            log_sd=float(np.hypot(network_log_sd(device), relative)),
             origin=device.origin,
             warnings=outside_warnings(ops, device),
         )

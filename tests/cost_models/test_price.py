@@ -16,6 +16,7 @@ from cost_models.price import (
     error_s,
     is_outside,
     miss_share,
+    network_log_sd,
     outside_warnings,
     price_ops,
 )
@@ -123,6 +124,22 @@ def test_errors_of_distinct_shapes_average_out_and_those_of_one_shape_do_not(
     found = error_s(cost, ops, np.array([0, 0, 1, 1]), 2)
     assert found[0] == pytest.approx(r * (t[0] + t[1]))
     assert found[1] == pytest.approx(r * np.hypot(t[2], t[3]))
+
+
+def test_what_measured_networks_were_off_by_holds_what_their_operators_are_off_by(
+    make_ops: MakeOps, make_device: MakeDevice
+) -> None:
+    """Operators alone keep their own interval; those that nothing measured is like widen both."""
+    device = replace(make_device(), profile=replace(PROFILE, network_log_sd=0.02))
+    assert network_log_sd(device) == 0.02
+    assert network_log_sd(replace(device, profile=PROFILE)) == PROFILE.shared_log_sd
+    ops = make_ops(m=[8, 16, 513], k=64)
+    cost = price_ops(ops, device)
+    inside, across = error_s(cost, ops, np.array([0, 0, 1]), 2)
+    assert inside == 0
+    assert across == pytest.approx(0.04 * OUTSIDE * cost.time_s[2])
+    alone = price_ops(ops, replace(device, profile=PROFILE))
+    assert cost.high_s == pytest.approx(alone.high_s)
 
 
 def test_an_error_of_a_kind_moves_its_shapes_together(

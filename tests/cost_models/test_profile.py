@@ -35,6 +35,7 @@ PROFILE = Profile(
     sources=("gpu/a.csv", "gpu/b.csv"),
     formats=("bf16", "fp8"),
     kind_log_sd={"matmul": 0.04},
+    network_log_sd=0.07,
     uncertain=("launch_half", "efficiency_half"),
     log_covariance=((0.04, 0.001), (0.001, 0.01)),
 )
@@ -93,6 +94,7 @@ def test_a_profile_that_sets_a_peak_is_refused(folder: Path) -> None:
             "profile.covariance.names",
         ),
         ("[0.04, 0.001]", "[0.04]", "profile.covariance.log"),
+        ("network_log_sd = 0.07", 'network_log_sd = "0.07"', "profile.network_log_sd"),
         ("matmul = 0.04", "matmull = 0.04", "profile.kind_log_sd.matmull"),
         ("schema_version = 1", "schema_version = 2", "schema_version"),
         ("threads = 1", "thread = 1", "profile.thread"),

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from cost_models.calibrate.fit import (
+    SHARED_FLOOR,
     Rows,
     calibrate_host,
     fit,
@@ -141,6 +142,14 @@ def test_noise_widens_the_interval() -> None:
     quiet, noisy = (fit(synthetic(s)[0], device(), folds=2) for s in (0.0, 0.2))
     assert noisy.shared_log_sd > 2 * quiet.shared_log_sd
     assert noisy.residual_log_sd["matmul"] > 2 * quiet.residual_log_sd["matmul"]
+
+
+def test_networks_are_as_sure_as_those_left_out_and_the_machine_drifts() -> None:
+    rows = synthetic(0.1)[0]
+    found = fit(rows, device(), folds=2)
+    whole = np.array([kind == "" for kind in rows.kind])
+    own = np.quantile(np.abs(found.held_out_log[whole]), 0.9) / 1.6448536
+    assert found.network_log_sd == pytest.approx(np.hypot(own, SHARED_FLOOR))
 
 
 def test_outliers_barely_move_the_fit() -> None:
