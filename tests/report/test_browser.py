@@ -134,6 +134,16 @@ def test_paper_is_white_whatever_the_theme(page: chromium.Browser):
     assert page.value(background) == "rgb(255, 255, 255)"
 
 
+def test_paper_shows_each_configuration_once_and_whole(page: chromium.Browser):
+    """The one that is selected has its card, whichever it is; no card is cut by a page's end."""
+    page.media("print")
+    style = "getComputedStyle(document.querySelector('{}')).{}"
+    assert page.value(style.format("#detail", "display")) == "none"
+    assert page.value(style.format(".panel", "breakInside")) == "avoid"
+    for heading in ("h2", "h2 + p"):
+        assert page.value(style.format(heading, "breakAfter")) == "avoid"
+
+
 @pytest.mark.parametrize("width", [390, 800])
 def test_nothing_is_wider_than_the_screen(browser: chromium.Browser, report: Path, width: int):
     browser.open(report, width=width)
