@@ -204,7 +204,7 @@ def transfer(points: Measured, siblings: Sequence[Sibling]) -> Transfer:
     lean = Lean(
         siblings=tuple(siblings),
         points=points,
-        inverse=np.linalg.inv(covariance),
+        inverse=np.asarray(np.linalg.inv(covariance), dtype=np.float64),
         log_left=np.log(points.seconds / plain.predict(points)),
     )
     return replace(plain, lean=lean)
