@@ -37,7 +37,9 @@ from cost_models.calibrate.posterior import (
     sibling_prior,
 )
 from cost_models.calibrate.sibling import Sibling, sibling_of, transfer
+from cost_models.calibrate.solve import design_effect
 from cost_models.calibrate.subjects import FIT_ROWS, Subject, gather
+from cost_models.device import Device
 from cost_models.measured import Measured
 from cost_models.roofline import roofline_rows
 from cost_models.score_others import other_families
@@ -240,9 +242,28 @@ def _left_tasks(subject: Subject, table: Measured, prior: Prior, residual: float
         before = prior_only(subject.device, prior)
         chosen = choose([others], subject.device, before, TASK_GIVEN)
         given, own = fit_few(others.take(chosen), subject.device, prior)
+        own = _between_tasks(subject.device, others.take(chosen), prior) or own
         rows = table.take(table.task == name)
         found.append(_predicted(subject, rows, given, residual, TASK, TASK_GIVEN, own))
     return found
+
+
+def _between_tasks(device: Device, given: Measured, prior: Prior) -> Own | None:
+    """How each task of the given rows does when the others are fitted; None of a single one.
+
+    Rows of a task err together: they count as independent as far as analysis of variance has them.
+    """
+    assert given.task is not None
+    task, number = np.unique(given.task, return_inverse=True)
+    if task.size < 2:
+        return None
+    error, spread = np.empty((2, len(given)))
+    for out in range(task.size):
+        rows = given.take(number == out)
+        fitted = fit_few(given.take(number != out), device, prior)[0]
+        seconds, spread[number == out] = predict_with_spread([rows], device, fitted)
+        error[number == out] = np.log(rows.seconds / seconds)
+    return Own(log_error=error, log_sd=spread, count=len(given) / design_effect(error, number))
 
 
 def _beside_relatives(

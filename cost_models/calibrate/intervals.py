@@ -29,6 +29,7 @@ LEVEL = 0.90
 SHARED_FLOOR = 0.03  # drift between two machines or days of one kind, at least
 RESIDUAL_FLOOR = 0.01
 FEW = 20  # errors below which a quantile of them says little
+LEAST_OFF = 0.1  # errors beside what is claimed of them; a device is not taken to do better
 ALIKE = 1.0  # devices, see `scale_of_others`; as many as the form's prior counts for (beliefs.py)
 
 
@@ -127,7 +128,10 @@ def scale_of_others(
     however many rows it has. ALIKE devices that err as they claim are believed in before any was
     tried (a scaled inverse chi square for the square of the factor), so that an interval over few
     devices is that of Student's t (Gelman et al., "Bayesian Data Analysis", 3rd ed., section 3.2).
-    Rows of the device itself that a fit was given are draws of what it is asked for.
+    Rows of the device itself that a fit was given are draws of what it is asked for; beside them
+    the squares of others count by their geometric mean, since how far one of a few devices was
+    off is no measure for one that is known not to be. Where nothing of the device is known, the
+    worst of the others is all that warns.
 
     Args:
         errors: log(measured / predicted) by device.
@@ -136,14 +140,15 @@ def scale_of_others(
         own: Those of the few rows of it that were given, where there are any.
     """
     others = [name for name in errors if name != mine and errors[name].size]
+    ratio = [np.abs(errors[n]) / spreads[n] for n in others]
     freedom, square = ALIKE + len(others), ALIKE
-    if others:
-        ratio = np.concatenate([np.abs(errors[n]) / spreads[n] for n in others])
-        weight = np.concatenate([np.full(errors[n].size, 1 / errors[n].size) for n in others])
-        square += len(others) * (quantile(ratio, weight=weight) / Z90) ** 2
     if own is not None:
+        logs = [2 * np.log(max(quantile(r) / Z90, LEAST_OFF)) for r in ratio]
+        square = freedom * float(np.exp(np.sum(logs) / freedom)) + own.count * own.square
         freedom += own.count
-        square += own.count * own.square
+    elif others:
+        weight = np.concatenate([np.full(r.size, 1 / r.size) for r in ratio])
+        square += len(others) * (quantile(np.concatenate(ratio), weight=weight) / Z90) ** 2
     return float(np.sqrt(square / freedom) * student.ppf((1 + LEVEL) / 2, freedom) / Z90)
 
 

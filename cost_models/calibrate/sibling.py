@@ -7,7 +7,9 @@ set one factor k (the median of their ratios) and may bend the parameters a litt
 
     t = k * residual(row) * form(row; parameters near the relative's)
 
-Several relatives are weighted by how little their ratios to the points scatter.
+Several relatives are weighted by how little their ratios to the points scatter. Boards differ in
+more than one factor: from three relatives on, what is left over of the points carries over to
+rows that differ between relatives as those points do (`Lean`).
 
     relative = sibling_of(rows_of_s25, load_device("qualcomm-snapdragon-8-elite"))
     transfer(five_points, [relative]).predict(all_rows)
@@ -25,6 +27,7 @@ from numpy.typing import NDArray
 from cost_models.calibrate.beliefs import Posterior, Prior
 from cost_models.calibrate.intervals import Own
 from cost_models.calibrate.posterior import fit_rows, predict_rows
+from cost_models.calibrate.subjects import row_dtypes
 from cost_models.device import Device
 from cost_models.measured import Measured, joined
 from search_spaces.errors import InputError
@@ -36,6 +39,9 @@ BEND_LOG_SD = 0.2  # how far a parameter may lie from the relative's, beside the
 NOISE_LOG_SD = 0.05  # scatter that says nothing against a relative
 FACTOR_LOG_SD = 0.5  # how far apart in speed relatives usually are
 LEAST_WEIGHT = 0.02  # relatives below it are left out
+BOARDS = 3  # relatives from which it is learned which rows differ together
+FORMAT_LOG_SD = 0.3  # how far apart from the other formats' a format's factor may be
+ALONE_LOG_SD = 0.2  # of a row, beside what relatives show of it: they are few
 _NOT_A_SHAPE = ("candidate", "layer")
 
 
@@ -70,14 +76,45 @@ class Kinship:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Lean:
+    """What the points leave over, carried to rows that differ between R relatives as they do.
+
+    Log times of a board are normal around its relatives', with the covariance over the relatives'
+    own differences, a common factor and one for each number format; rows are conditioned on the
+    points (Rasmussen and Williams, "Gaussian Processes for Machine Learning", 2006, 2.2).
+    """
+
+    siblings: tuple[Sibling, ...]
+    points: Measured
+    inverse: F64  # of the covariance of the points, noise added [points, points]
+    log_left: F64  # [points] log(measured / predicted) of the transfer without it
+
+    def shift(self, rows: Measured) -> F64:
+        """Logarithm of what every row takes over what the transfer says without it [N]."""
+        found: F64 = _covariance(self.siblings, rows, self.points) @ (self.inverse @ self.log_left)
+        return found
+
+    def off(self, log_ratio: F64) -> F64:
+        """What each point is off when the others are conditioned on [points].
+
+        Equation 5.12 of the same book.
+
+        Args:
+            log_ratio: log(measured / relatives') of the points.
+        """
+        return np.asarray(self.inverse @ log_ratio / np.diag(self.inverse))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Transfer:
     """A device as its relatives times their factors."""
 
     kin: tuple[Kinship, ...]  # by weight, the nearest first
+    lean: Lean | None  # None of fewer than BOARDS relatives
 
     def predict(self, rows: Measured) -> F64:
-        """Seconds of every row [N] on the new device: the weighted geometric mean."""
-        log_s = np.zeros(len(rows))
+        """Seconds of every row [N] on the new device: the weighted geometric mean, leaning."""
+        log_s = np.zeros(len(rows)) if self.lean is None else self.lean.shift(rows)
         for k in self.kin:
             times = predict_rows([rows], k.posterior.on(k.sibling.device))
             log_s += k.weight * (np.log(times) + k.log_factor + k.sibling.carried(rows))
@@ -93,6 +130,9 @@ class Transfer:
         off = np.sum([k.weight * k.log_left for k in self.kin], axis=0)
         if off.size < 2:
             return None
+        if self.lean is not None:
+            ratios = [k.weight * _log_ratio(self.lean.points, k.sibling) for k in self.kin]
+            off = self.lean.off(np.sum(ratios, axis=0))
         return Own(log_error=off, log_sd=np.full(off.size, residual), count=off.size - 1.0)
 
 
@@ -144,7 +184,7 @@ def transfer(points: Measured, siblings: Sequence[Sibling]) -> Transfer:
     weight = (scatter**2 + NOISE_LOG_SD**2) ** (-len(points) / 2)
     weight *= np.exp(-0.5 * (np.array(factors) / FACTOR_LOG_SD) ** 2)
     weight /= weight.sum()
-    kin = [
+    kin = tuple(
         Kinship(
             sibling=siblings[i],
             log_factor=factors[i],
@@ -155,8 +195,35 @@ def transfer(points: Measured, siblings: Sequence[Sibling]) -> Transfer:
         )
         for i in np.argsort(-weight)
         if weight[i] >= LEAST_WEIGHT
-    ]
-    return Transfer(kin=tuple(kin))
+    )
+    plain = Transfer(kin=kin, lean=None)
+    if len(siblings) < BOARDS:
+        return plain
+    covariance = _covariance(siblings, points, points)
+    covariance[np.diag_indices_from(covariance)] += ALONE_LOG_SD**2
+    lean = Lean(
+        siblings=tuple(siblings),
+        points=points,
+        inverse=np.asarray(np.linalg.inv(covariance), dtype=np.float64),
+        log_left=np.log(points.seconds / plain.predict(points)),
+    )
+    return replace(plain, lean=lean)
+
+
+def _covariance(siblings: Sequence[Sibling], rows: Measured, points: Measured) -> F64:
+    """Between the log times of N rows and P points of a board that nobody measured [N, P]."""
+    here, there = _differences(siblings, rows), _differences(siblings, points)
+    common = there.mean(axis=1, keepdims=True)
+    shared = (here - common).T @ (there - common) / (len(siblings) - 1)
+    same = row_dtypes(rows)[:, None] == row_dtypes(points)[None, :]
+    found: F64 = shared + FACTOR_LOG_SD**2 + FORMAT_LOG_SD**2 * same
+    return found
+
+
+def _differences(siblings: Sequence[Sibling], rows: Measured) -> F64:
+    """Log times of N rows on R relatives less the relatives' mean [R, N]."""
+    log_s = np.stack([_own_log_s(rows, sibling) for sibling in siblings])
+    return np.asarray(log_s - log_s.mean(axis=0))
 
 
 def _left(log_ratio: F64) -> F64:
@@ -187,6 +254,11 @@ def signatures(rows: Measured) -> list[bytes]:
 
 
 def _log_ratio(points: Measured, sibling: Sibling) -> F64:
-    own = np.log(predict_rows([points], sibling.calibrated)) + sibling.carried(points)
-    found: F64 = np.log(points.seconds) - own
+    found: F64 = np.log(points.seconds) - _own_log_s(points, sibling)
+    return found
+
+
+def _own_log_s(rows: Measured, sibling: Sibling) -> F64:
+    """Log seconds of every row on the relative itself [N]."""
+    found: F64 = np.log(predict_rows([rows], sibling.calibrated)) + sibling.carried(rows)
     return found

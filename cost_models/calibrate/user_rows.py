@@ -17,7 +17,7 @@ import numpy as np
 
 from cost_models.calibrate.beliefs import default_prior, prior_only
 from cost_models.calibrate.information import TOLD_ROWS, choose, told_by
-from cost_models.calibrate.posterior import fit_rows
+from cost_models.calibrate.posterior import fit_rows, predict_rows
 from cost_models.calibrate.shapes import measured, pool
 from cost_models.calibrate.ship import FEWEST, profile_of
 from cost_models.calibrate.subjects import Subject
@@ -31,6 +31,7 @@ from search_spaces.errors import InputError, Problem
 
 log = logging.getLogger(__name__)
 TIMES = {"latency_us": 1e-6, "latency_ms": 1e-3, "latency_s": 1.0}
+SLIP = 100.0  # forms err by less, even before anything is measured; units differ by 1000
 SIZES = Shape._fields[2:]
 
 
@@ -62,10 +63,10 @@ def next_shapes(
     posterior = prior_only(device, default_prior(device, names))
     before: list[Measured] = []
     if known is not None:
-        done, seconds = _shapes_of(known)
-        before = measured(done, seconds, device, runtime, known.name, threads=threads)[0]
+        done = _shapes_of(known)[0]
+        before = read_rows(known, device, runtime, threads=threads)
         posterior = replace(posterior, values=fit_rows(before, device, names=names).values)
-        shapes = [shape for shape in shapes if shape not in set(done)]
+        shapes = [shape for shape in shapes if shape not in done]
     tables, number = measured(
         shapes, [1.0] * len(shapes), device, runtime, "plan", threads=threads
     )
@@ -92,7 +93,8 @@ def fit_csv(path: Path, device: Device, runtime: str, *, threads: int = 1) -> Pr
         threads: Threads that shared an execution (processor cores only).
 
     Raises:
-        InputError: every fault of the file, or too few rows for any parameter. A parameter that
+        InputError: every fault of the file, rows in another unit than the others, or too few
+            rows for any parameter. A parameter that
             fewer rows tell of stays near its prior, and a warning names it.
     """
     tables = read_rows(path, device, runtime, threads=threads)
@@ -119,12 +121,52 @@ def _few_told(path: Path, lacking: dict[str, int]) -> str:
 
 def read_rows(path: Path, device: Device, runtime: str, *, threads: int = 1) -> list[Measured]:
     """Rows of a CSV, one table for each family; arguments and errors as `fit_csv`."""
-    shapes, seconds = _shapes_of(path)
-    return measured(shapes, seconds, device, runtime, path.name, threads=threads)[0]
+    lines, seconds = _shapes_of(path)
+    shapes = list(lines)
+    tables, number = measured(shapes, seconds, device, runtime, path.name, threads=threads)
+    _one_unit(path, tables, device, [lines[shapes[i]] for i in number])
+    return tables
 
 
-def _shapes_of(path: Path) -> tuple[list[Shape], list[float]]:
-    """Shapes of a CSV with their seconds.
+def _one_unit(path: Path, tables: list[Measured], device: Device, lines: Sequence[int]) -> None:
+    """Refuse rows SLIP times off beside the others, and a file SLIP times too fast for its device.
+
+    Args:
+        path: The file.
+        tables: Its N rows.
+        device: Facts of the device.
+        lines: That of each row in the file [N].
+    """
+    taken = np.concatenate([table.seconds for table in tables])
+    off = np.log(taken / predict_rows(tables, device))
+    middle = float(np.median(off))
+    if middle < -np.log(SLIP):
+        text = (
+            f"the median row {_times(middle)} what the device could do by its file; give the "
+            "unit in the column's name, or correct the peak in the device file"
+        )
+        raise InputError.one(path, "latency", f"{np.median(taken):.3g} s", text)
+    problems = [
+        Problem(
+            f"{path}:{lines[i]}",
+            "latency",
+            f"{taken[i]:.3g} s",
+            f"{_times(off[i] - middle)} what the other rows lead to expect; is it in another unit "
+            "than they are? correct or drop it",
+        )
+        for i in np.flatnonzero(np.abs(off - middle) > np.log(SLIP)).tolist()
+    ]
+    if problems:
+        raise InputError(problems)
+
+
+def _times(log_ratio: float) -> str:
+    size = float(np.exp(abs(log_ratio)))
+    return f"is 1/{size:.0f} of" if log_ratio < 0 else f"is {size:.0f} times"
+
+
+def _shapes_of(path: Path) -> tuple[dict[Shape, int], list[float]]:
+    """Shapes of a CSV with their lines, and their seconds.
 
     Raises:
         InputError: no such file, missing columns, several or no units of time, numbers that are
@@ -154,7 +196,7 @@ def _shapes_of(path: Path) -> tuple[list[Shape], list[float]]:
         raise InputError(problems)
     if not seen:
         raise InputError.one(path, "rows", 0, "there is nothing to fit; measure a plan first")
-    return list(seen), seconds
+    return seen, seconds
 
 
 def _told(shape: Shape) -> str:

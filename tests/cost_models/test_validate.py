@@ -133,6 +133,32 @@ def test_a_task_is_scored_by_a_fit_that_saw_50_rows_of_the_others(networks: list
     assert all(np.abs(s.error).mean() < 1.6 * NOISE for s in mine)
 
 
+def test_rows_of_other_tasks_say_how_far_apart_tasks_are() -> None:
+    """Of three tasks one is left out, and one of those given takes twice as long as the other."""
+    subjects = []
+    for name in DEVICES[:2]:
+        device = load_device(name)
+        table = measured_on(device, {}, np.random.default_rng(1), rows=150, noise=NOISE)
+        task = np.array(["one", "two", "three"])[np.arange(150) % 3]
+        slow = np.where(task == "two", 2.0, 1.0)
+        table = replace(table, family="end_to_end", task=task, seconds=table.seconds * slow)
+        subjects.append(Subject(device=device, runtime="test", training=False, tables=(table,)))
+    found = unknown_devices(subjects, {}, lambda share, text: None)
+    mine = {
+        str(s.table.task[0]): s  # type: ignore[index]
+        for s in found
+        if s.subject.device.name == DEVICES[0] and s.protocol == TASK
+    }
+    owns = {name: s.own for name, s in mine.items()}
+    assert owns["one"] is not None
+    assert owns["two"] is not None
+    assert np.abs(owns["one"].log_error).mean() > 0.3  # "two" and "three" miss each other
+    assert np.abs(owns["two"].log_error).mean() < 2 * NOISE
+    assert owns["one"].count == pytest.approx(2, rel=0.05)  # two tasks, whatever their rows
+    assert owns["two"].count > 2 * owns["one"].count
+    assert mine["one"].log_sd.mean() > 2 * mine["two"].log_sd.mean()
+
+
 def test_rows_beside_relatives_share_no_group_with_the_given_ones(networks: list[Scored]) -> None:
     mine = [s for s in networks if s.subject.device.name == DEVICES[0] and s.protocol == RELATIVE]
     assert [s.rows_seen for s in mine] == [5, 10]

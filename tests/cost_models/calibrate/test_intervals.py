@@ -148,6 +148,18 @@ def test_a_device_is_covered_by_what_its_own_rows_say_where_devices_differ(rows:
     assert np.median(widths) < 1
 
 
+def test_beside_own_rows_others_count_by_their_geometric_mean() -> None:
+    shape = np.random.default_rng(11).standard_normal(400)
+    sd = {name: np.ones(400) for name in ("mine", "near", "far")}
+    alike = {"mine": shape, "near": shape, "far": shape}
+    apart = alike | {"near": shape / 4, "far": shape * 4}
+    seen = own_rows(shape[:5])
+    assert scale_of_others(apart, sd, "mine", seen) == pytest.approx(
+        scale_of_others(alike, sd, "mine", seen), rel=1e-3
+    )
+    assert scale_of_others(apart, sd, "mine") > 2 * scale_of_others(alike, sd, "mine")
+
+
 def test_few_own_rows_say_less_than_many_and_rows_of_one_group_less_than_their_number() -> None:
     e = {"mine": np.zeros(9), "other": np.random.default_rng(9).standard_normal(500)}
     sd = {name: np.ones(v.size) for name, v in e.items()}

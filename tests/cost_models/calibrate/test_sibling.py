@@ -109,3 +109,55 @@ def test_points_are_compared_with_a_factor_that_the_others_set() -> None:
     assert (found.log_sd == 0.2).all()
     single = transfer(known.take(np.arange(1)), [sibling_of([known], BOARD, names=NAMES)])
     assert single.own(0.2) is None
+
+
+def boards(*slow: float) -> list[Measured]:
+    """Boards that differ in how much longer their long inputs (384 tokens) take."""
+    known = rows(noise=0.2, seed=5)
+    long = np.array(["q384" in name for name in known.group])
+    return [replace(known, seconds=known.seconds * np.where(long, s, 1.0)) for s in slow]
+
+
+def test_rows_that_differ_together_between_relatives_differ_together_on_a_new_board() -> None:
+    *known, new = boards(0.5, 0.8, 1.25, 2.0, 3.0)
+    siblings = [sibling_of([part], BOARD, names=NAMES) for part in known]
+    points = np.array([0, 1, 3, 4, 6])  # one of them long: an outlier to a common factor
+    rest = np.setdiff1d(np.arange(len(new)), points)
+    found = transfer(new.take(points), siblings)
+    assert found.lean is not None
+    leaning = np.abs(np.log(found.predict(new.take(rest)) / new.take(rest).seconds))
+    plain = replace(found, lean=None).predict(new.take(rest))
+    assert leaning.max() < 0.5 * np.abs(np.log(plain / new.take(rest).seconds)).max()
+    assert transfer(new.take(points), siblings[:2]).lean is None
+
+
+def test_a_row_asked_for_alone_takes_what_it_takes_beside_others() -> None:
+    *known, new = boards(0.5, 0.8, 1.25, 2.0)
+    siblings = [sibling_of([part], BOARD, names=NAMES) for part in known]
+    found = transfer(new.take(np.arange(5)), siblings)
+    alone = [found.predict(new.take(np.array([i])))[0] for i in range(len(new))]
+    assert found.predict(new) == pytest.approx(alone)
+
+
+def test_what_a_point_is_off_is_what_the_others_say_of_it() -> None:
+    *known, new = boards(0.5, 0.8, 1.25, 2.0)
+    siblings = [sibling_of([part], BOARD, names=NAMES) for part in known]
+    points = new.take(np.arange(5))
+    found = transfer(points, siblings)
+    own = found.own(0.2)
+    assert found.lean is not None
+    assert own is not None
+    mean = np.sum(
+        [
+            k.weight * np.log(predict_rows([points], k.sibling.calibrated))
+            + k.weight * k.sibling.carried(points)
+            for k in found.kin
+        ],
+        axis=0,
+    )
+    ratio = np.log(points.seconds) - mean
+    covariance = np.linalg.inv(found.lean.inverse)
+    for i in range(5):
+        rest = np.delete(np.arange(5), i)
+        told = covariance[i, rest] @ np.linalg.solve(covariance[np.ix_(rest, rest)], ratio[rest])
+        assert own.log_error[i] == pytest.approx(ratio[i] - told)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -110,6 +111,36 @@ def measured_by(device: Device, shapes: list[Shape], tmp_path: Path) -> Path:
     times = predict_rows(blank, device)
     lines = [",".join(map(str, (*shapes[i], 1e6 * t))) for i, t in zip(number, times, strict=True)]
     return write(tmp_path, "\n".join([",".join((*Shape._fields, "latency_us")), *lines, ""]))
+
+
+def rewritten(file: Path, change: Callable[[int, float], float]) -> Path:
+    """The file with what `change` makes of the number of a row and its time."""
+    head, *lines = file.read_text().splitlines()
+    rows = [line.rsplit(",", 1) for line in lines]
+    changed = [f"{shape},{change(i, float(time))}" for i, (shape, time) in enumerate(rows)]
+    file.write_text("\n".join([head, *changed, ""]))
+    return file
+
+
+def test_rows_in_another_unit_than_the_others_are_named_by_line(tmp_path: Path) -> None:
+    device = load_device(DEVICE)
+    shapes = user_rows.next_shapes(device, 12, dtype="fp16")
+    slips = {2: 1e-3, 7: 1e3}
+    file = rewritten(measured_by(device, shapes, tmp_path), lambda i, t: t * slips.get(i, 1.0))
+    with pytest.raises(InputError) as error:
+        user_rows.fit_csv(file, device, "torch-eager")
+    assert [p.file for p in error.value.problems] == [f"{file}:4", f"{file}:9"]
+    first, second = (p.message for p in error.value.problems)
+    assert re.match(r"is 1/\d+ of what the other rows", first), first
+    assert re.match(r"is \d+ times what the other rows", second), second
+
+
+def test_a_file_that_no_such_device_could_have_made_is_refused(tmp_path: Path) -> None:
+    device = load_device(DEVICE)
+    shapes = user_rows.next_shapes(device, 12, dtype="fp16")
+    fast = rewritten(measured_by(device, shapes, tmp_path), lambda i, t: t / 1000)
+    with pytest.raises(InputError, match="is 1/1000 of what the device could do"):
+        user_rows.fit_csv(fast, device, "torch-eager")
 
 
 def test_twenty_planned_rows_teach_the_device(tmp_path: Path) -> None:
