@@ -177,6 +177,7 @@ def main() -> None:
     """One JSON object an attempt."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--device", type=int, default=0)
     parser.add_argument("--attempts", default="", help='some, with "; " between')
     args = parser.parse_args()
@@ -185,7 +186,8 @@ def main() -> None:
         sys.stdout.write("nothing recorded: see recorded_table.py --record\n")
         return
     recorded = Recorded(args.device)
-    random = [run(recorded, [], "random", seed) for seed in range(args.seeds)]
+    seeds = range(args.first_seed, args.first_seed + args.seeds)
+    random = [run(recorded, [], "random", seed) for seed in seeds]
     level = float(np.median([h[-1] for h in random]))
     first = {"level_%": round(level, 2), "settings": len(recorded.number)}
     first |= {"best_order": best_order(recorded, level)}
@@ -195,7 +197,7 @@ def main() -> None:
     wanted = ["as it is", *filter(None, args.attempts.split("; "))] if args.attempts else [*every]
     base: list[list[float]] = []
     for name in dict.fromkeys(wanted):
-        found = [run(recorded, every[name], OWN, seed) for seed in range(args.seeds)]
+        found = [run(recorded, every[name], OWN, seed) for seed in seeds]
         base = base or found
         need = [passes_to(h, level) for h in found]
         gaps = [a[19] - b[19] for a, b in zip(found, base, strict=True)]
