@@ -5,20 +5,26 @@ al. 2022, arXiv 2202.12954): populations of 50; from the second on, cheap predic
 objective, trained on all that was evaluated, are searched by NSGA-II, and the best new settings of
 that are evaluated. And BoTorch's qLogNEHVI (pip install --no-deps botorch gpytorch linear_operator
 and what they ask for; never another torch) with its own models and settings, one evaluation at a
-time after ten random ones. All get the free budget check: what breaks a budget is not evaluated
-and does not count.
+time after ten random ones. And Optuna's GPSampler as a study of its own has it: kept from ask to
+ask, on the numbers of the problem as they are, with both budgets told as constraints. All get the
+free budget check: what breaks a budget is not evaluated and does not count.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import optuna
+from optuna.distributions import FloatDistribution, IntDistribution
 
 from dynsearch.search.pareto import non_dominated
+from dynsearch.search.screened_gp import ScreenedGPSampler
 
 POPULATION = 50
-STARTUP, CANDIDATES = 10, 512  # of qLogNEHVI: random evaluations, settings looked at of each kind
+STARTUP = 10  # random evaluations of qLogNEHVI and GPSampler
+CANDIDATES = 512  # settings of each kind that qLogNEHVI looks at
 _BAD = 1e3  # stands for the objectives of what breaks a budget
 
 
@@ -115,6 +121,38 @@ def qlognehvi(problem: Any, evaluations: int, seed: int) -> np.ndarray:
         best = offered[[int(gains.argmax())]]
         X, F = np.concatenate([X, best]), np.concatenate([F, problem.evaluate(best)])
     return F
+
+
+def gpsampler(problem: Any, evaluations: int, seed: int) -> np.ndarray:
+    """Points in the order of evaluation [n, 2]."""
+    limits = zip(problem.low.tolist(), problem.high.tolist(), problem.is_float, strict=True)
+    space = {
+        f"x{i}": FloatDistribution(a, b) if real else IntDistribution(int(a), int(b))
+        for i, (a, b, real) in enumerate(limits)
+    }
+    known: set[bytes] = set()
+
+    def allowed(params: Sequence[dict[str, Any]]) -> list[bool]:
+        rows = np.array([[one[name] for name in space] for one in params], dtype=float)
+        fits = (problem.budgets(rows) <= 1.0).all(axis=1)
+        return [ok and row.tobytes() not in known for ok, row in zip(fits, rows, strict=True)]
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    sampler = ScreenedGPSampler(seed=seed, allowed=allowed)
+    study = optuna.create_study(directions=["minimize"] * 2, sampler=sampler)
+    for row in _feasible(problem, np.random.default_rng(seed), STARTUP).tolist():
+        study.enqueue_trial(dict(zip(space, row, strict=True)))
+    points: list[np.ndarray] = []
+    while len(points) < evaluations:
+        trial = study.ask(space)
+        assert allowed([trial.params])[0], "a proposal broke a budget or was known"
+        row = np.array([[trial.params[name] for name in space]], dtype=float)
+        known.add(row[0].tobytes())
+        for name, share in zip(("memory", "worst"), problem.budgets(row)[0], strict=True):
+            trial.set_constraint(name, float(share) - 1.0)
+        points.append(problem.evaluate(row)[0])
+        study.tell(trial, points[-1].tolist())
+    return np.array(points)
 
 
 def _near(problem: Any, rng: np.random.Generator, front: np.ndarray) -> np.ndarray:
