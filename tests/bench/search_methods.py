@@ -22,7 +22,7 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-from search_rivals import gpsampler, linas, pooled_front, pymoo_nsga2, qlognehvi
+from search_rivals import gpsampler, gpsampler_alone, linas, pooled_front, pymoo_nsga2, qlognehvi
 
 from dynsearch import Choice, FloatRange, IntRange, SearchSpace, optimize
 
@@ -37,6 +37,7 @@ RIVALS = {
     "pymoo-nsga2": pymoo_nsga2,
     "linas": linas,
     "gpsampler": gpsampler,
+    "gpsampler-alone": gpsampler_alone,
     "qlognehvi": qlognehvi,
 }
 # Constants of the physics that --constants multiplies by 0.78 to 1.28.

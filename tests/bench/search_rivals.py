@@ -7,12 +7,14 @@ that are evaluated. And BoTorch's qLogNEHVI (pip install --no-deps botorch gpyto
 and what they ask for; never another torch) with its own models and settings, one evaluation at a
 time after ten random ones. And Optuna's GPSampler as a study of its own has it: kept from ask to
 ask, on the numbers of the problem as they are, with both budgets told as constraints. All get the
-free budget check: what breaks a budget is not evaluated and does not count.
+free budget check: what breaks a budget is not evaluated and does not count. Only GPSampler is run
+without it, too: then budgets are learned, and what breaks one is an evaluation that is lost.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -125,34 +127,57 @@ def qlognehvi(problem: Any, evaluations: int, seed: int) -> np.ndarray:
 
 def gpsampler(problem: Any, evaluations: int, seed: int) -> np.ndarray:
     """Points in the order of evaluation [n, 2]."""
+    known: set[bytes] = set()
+
+    def allowed(params: Sequence[dict[str, Any]]) -> list[bool]:
+        rows = np.array([[one[f"x{i}"] for i in range(len(one))] for one in params], dtype=float)
+        fits = (problem.budgets(rows) <= 1.0).all(axis=1)
+        return [ok and row.tobytes() not in known for ok, row in zip(fits, rows, strict=True)]
+
+    sampler = ScreenedGPSampler(seed=seed, allowed=allowed)
+    first = _feasible(problem, np.random.default_rng(seed), STARTUP)
+    points = []
+    for row, point, fits in _gp_study(problem, sampler, first):
+        assert fits, "a proposal broke a budget"
+        assert row.tobytes() not in known, "a setting was evaluated twice"
+        known.add(row.tobytes())
+        points.append(point)
+        if len(points) == evaluations:
+            break
+    return np.array(points)
+
+
+def gpsampler_alone(problem: Any, evaluations: int, seed: int) -> np.ndarray:
+    """Points in the order of evaluation [n, 2], those beyond a budget infinitely bad.
+
+    Without the free check: budgets are learned, and what breaks one costs an evaluation.
+    """
+    study = _gp_study(problem, optuna.samplers.GPSampler(seed=seed), np.empty((0, 0)))
+    found = itertools.islice(study, evaluations)
+    return np.array([point if fits else np.full(2, _BAD) for _, point, fits in found])
+
+
+def _gp_study(
+    problem: Any, sampler: optuna.samplers.GPSampler, first: np.ndarray
+) -> Iterator[tuple[np.ndarray, np.ndarray, bool]]:
+    """Rows [G] in the order of evaluation, their points [2], whether they keep the budgets."""
     limits = zip(problem.low.tolist(), problem.high.tolist(), problem.is_float, strict=True)
     space = {
         f"x{i}": FloatDistribution(a, b) if real else IntDistribution(int(a), int(b))
         for i, (a, b, real) in enumerate(limits)
     }
-    known: set[bytes] = set()
-
-    def allowed(params: Sequence[dict[str, Any]]) -> list[bool]:
-        rows = np.array([[one[name] for name in space] for one in params], dtype=float)
-        fits = (problem.budgets(rows) <= 1.0).all(axis=1)
-        return [ok and row.tobytes() not in known for ok, row in zip(fits, rows, strict=True)]
-
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    sampler = ScreenedGPSampler(seed=seed, allowed=allowed)
     study = optuna.create_study(directions=["minimize"] * 2, sampler=sampler)
-    for row in _feasible(problem, np.random.default_rng(seed), STARTUP).tolist():
+    for row in first.tolist():
         study.enqueue_trial(dict(zip(space, row, strict=True)))
-    points: list[np.ndarray] = []
-    while len(points) < evaluations:
+    while True:
         trial = study.ask(space)
-        assert allowed([trial.params])[0], "a proposal broke a budget or was known"
         row = np.array([[trial.params[name] for name in space]], dtype=float)
-        known.add(row[0].tobytes())
-        for name, share in zip(("memory", "worst"), problem.budgets(row)[0], strict=True):
-            trial.set_constraint(name, float(share) - 1.0)
-        points.append(problem.evaluate(row)[0])
-        study.tell(trial, points[-1].tolist())
-    return np.array(points)
+        shares, point = problem.budgets(row)[0], problem.evaluate(row)[0]
+        for name, share in zip(("memory", "worst"), shares.tolist(), strict=True):
+            trial.set_constraint(name, share - 1.0)
+        study.tell(trial, point.tolist())
+        yield row[0], point, bool((shares <= 1.0).all())
 
 
 def _near(problem: Any, rng: np.random.Generator, front: np.ndarray) -> np.ndarray:
