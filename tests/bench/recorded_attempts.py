@@ -72,6 +72,34 @@ def ensemble(history: Any, pending: Any, *, fits: Any) -> Any:
     return found
 
 
+@dataclass
+class Stacked:
+    """Models of some outputs each, side by side."""
+
+    models: list[Any]
+
+    def predict(self, queries: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        means, sds = zip(*(model.predict(queries) for model in self.models), strict=True)
+        return np.concatenate(means, axis=1), np.concatenate(sds, axis=1)
+
+
+def halves(history: Any, pending: Any, *, fits: Any) -> Any:
+    """A kernel for each half of the directions instead of one for all."""
+    found = acquisition.front_acquisition(history, pending, fits=fits)
+    X, Y = history.features, reaches_of(history.fronts)
+    parts = np.array_split(Y, 2, axis=1)
+    found.gp = Stacked([surrogate.condition(X, y, surrogate.fit(X, y, 30)) for y in parts])
+    return found
+
+
+def widened_later(whitener: np.ndarray, weights: np.ndarray, signal: np.ndarray) -> np.ndarray:
+    """Posteriors as they are until there are 15 rows to leave out."""
+    return _CALIBRATION(whitener, weights, signal) if len(whitener) >= 15 else np.ones(len(signal))
+
+
+_CALIBRATION = surrogate._calibration
+
+
 def noisy(history: Any, pending: Any, *, fits: Any) -> Any:
     """Improvement by what a pass will yield, not by its mean over other rows."""
     found = acquisition.front_acquisition(history, pending, fits=fits)
@@ -128,6 +156,8 @@ def attempts(recorded: Recorded) -> dict[str, list[Patch]]:
         "ensemble of 8": [(*own, ensemble)],
         "noise counts": [(*own, noisy)],
         "no widening": [(surrogate, "_WIDEST", 1.0)],
+        "widening from 15 passes": [(surrogate, "_calibration", widened_later)],
+        "a kernel for each half": [(*own, halves)],
     }
 
 
