@@ -1,7 +1,7 @@
 # make search     from nothing to a report: installs, trains, calibrates, searches, measures
 # make test       lint, types and the tests that take minutes; make test-all runs the slow ones too
 # make gains      joint search against each family alone and static networks; SEEDS=0,1,2
-# make bench      the speed table
+# make bench      the tables of speed and of search (QUICK=1: few seeds, ten minutes)
 # make docs       docs/ as a site that opens from disk: site/index.html
 # Nothing is installed twice: stamp files in the virtual environment remember what is there.
 
@@ -53,7 +53,7 @@ lint: install-test install-demo
 	$(BIN)/mypy
 
 bench: install-test install-demo
-	$(ONE_THREAD) $(BIN)/python tests/bench/run_all.py --out $(OUT)/bench.md
+	$(ONE_THREAD) $(BIN)/python tests/bench/run_all.py --out $(OUT)/bench.md $(if $(QUICK),--quick)
 
 # Docstrings are read, never imported: the site needs no torch, and has an environment of its own.
 DOCS_VENV ?= .venv-docs

@@ -77,6 +77,12 @@ class SpaceCodec:
         """The fixed search space of the study."""
         return {knob.name: knob.distribution for knob in self.knobs}
 
+    @property
+    def settled(self) -> Params:
+        """Optuna parameters of the knobs that have a single value; samplers may leave them out."""
+        single = [knob for knob in self.knobs if knob.distribution.single()]
+        return {knob.name: knob.encode(value) for knob in single for value in _values(knob) or ()}
+
     def encode(self, setting: Mapping[str, Any]) -> Params:
         """Optuna parameters of a readable setting."""
         return {knob.name: knob.encode(setting[knob.name]) for knob in self.knobs}

@@ -7,7 +7,6 @@ becomes a trial.
 
 from __future__ import annotations
 
-import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,14 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution
-from optuna.exceptions import ExperimentalWarning
-from optuna.samplers import (
-    BaseSampler,
-    GPSampler,
-    NSGAIISampler,
-    RandomSampler,
-    TPESampler,
-)
+from optuna.samplers import BaseSampler, NSGAIISampler, RandomSampler, TPESampler
 from optuna.study import Study
 from optuna.trial import FrozenTrial, TrialState
 
@@ -31,6 +23,7 @@ from dynsearch.search.cost_aware import CostAwareSampler
 from dynsearch.search.encoding import SpaceCodec, setting_key
 from dynsearch.search.free import FreeChecks
 from dynsearch.search.history import ReadFronts
+from dynsearch.search.screened_gp import STARTUP, ScreenedGPSampler
 from dynsearch.search.types import Deepest, Params
 from search_spaces.errors import InputError
 
@@ -43,30 +36,6 @@ GRID_LIMIT = 4096  # spaces of at most so many settings are enumerated, not draw
 _POPULATION = 20
 
 Screen = Callable[[list[Any]], NDArray[np.bool_]]  # of what a space decodes to; True = hopeless
-
-
-def make_sampler(kind: str, seed: int) -> BaseSampler:
-    """Our own sampler, or one of Optuna's with settings that suit a few hundred trials.
-
-    Optuna's are made anew for every ask: all of them read their state from the study.
-
-    Raises:
-        InputError: when `kind` is not one of `SAMPLERS`.
-    """
-    if kind not in SAMPLERS:
-        text = f"is no sampler; choose one of {', '.join(SAMPLERS)}"
-        raise InputError.one("arguments", "sampler", kind, text)
-    if kind == OWN:
-        return CostAwareSampler(seed=seed)
-    if kind == "random":
-        return RandomSampler(seed=seed)
-    if kind == "nsga2":
-        return NSGAIISampler(population_size=_POPULATION, seed=seed)
-    if kind == "tpe":
-        return TPESampler(multivariate=True, seed=seed)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ExperimentalWarning)
-        return GPSampler(seed=seed)
 
 
 @dataclass(slots=True)
@@ -103,6 +72,13 @@ class Gate:
         unknown = [s for s, i in zip(settings, identities, strict=True) if i not in self._known]
         broken = self._breaks_budget(unknown)
         return [s for s, bad in zip(unknown, broken, strict=True) if not bad]
+
+    def allows(self, params: Sequence[Params]) -> list[bool]:
+        """Which of some Optuna parameters may be tried; knobs of one value may be absent."""
+        settled = self.codec.settled
+        settings = [self.codec.decode({**settled, **p}) for p in params]
+        free = {setting_key(s) for s in self.free(settings)}
+        return [setting_key(s) in free for s in settings]
 
     def reserve(self, rng: np.random.Generator) -> Params | None:
         """One setting that may be tried; None when the space is exhausted.
@@ -159,6 +135,33 @@ class Gate:
             broken = self.screen([self.codec.space.decode(s) for s in new.values()])
             self._screened |= dict(zip(new, (bool(b) for b in broken), strict=True))
         return [self._screened[k] for k in keys]
+
+
+def make_sampler(kind: str, seed: int, gate: Gate) -> BaseSampler:
+    """Our own sampler, or one of Optuna's with settings that suit a few hundred trials.
+
+    Optuna's are made anew for every ask: all of them read their state from the study.
+
+    Args:
+        kind: One of `SAMPLERS`.
+        seed: Of its random numbers.
+        gate: What may be tried, for those that look among it alone.
+
+    Raises:
+        InputError: when `kind` is not one of `SAMPLERS`.
+    """
+    if kind not in SAMPLERS:
+        text = f"is no sampler; choose one of {', '.join(SAMPLERS)}"
+        raise InputError.one("arguments", "sampler", kind, text)
+    if kind == OWN:
+        return CostAwareSampler(seed=seed)
+    if kind == "random":
+        return RandomSampler(seed=seed)
+    if kind == "nsga2":
+        return NSGAIISampler(population_size=_POPULATION, seed=seed)
+    if kind == "tpe":
+        return TPESampler(multivariate=True, seed=seed)
+    return ScreenedGPSampler(seed=seed, allowed=gate.allows)
 
 
 class FreeCheckSampler(BaseSampler):
@@ -291,5 +294,6 @@ def ask_sampler(
         own: Our sampler from the ask before, where `kind` is `OWN`.
     """
     rng = np.random.default_rng([*seed, 1])
-    inner = own or make_sampler(kind, int(rng.integers(2**31)))
-    return FreeCheckSampler(inner, gate, reserve, rng, 1 if kind in ("gp", OWN) else REDRAWS)
+    inner = own or make_sampler(kind, int(rng.integers(2**31)), gate)
+    models = kind == OWN or (kind == "gp" and seed[1] >= STARTUP)
+    return FreeCheckSampler(inner, gate, reserve, rng, 1 if models else REDRAWS)

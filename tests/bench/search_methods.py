@@ -22,7 +22,7 @@ from types import ModuleType
 from typing import Any
 
 import numpy as np
-from search_rivals import linas, pooled_front, pymoo_nsga2, qlognehvi
+from search_rivals import gpsampler, gpsampler_alone, linas, pooled_front, pymoo_nsga2, qlognehvi
 
 from dynsearch import Choice, FloatRange, IntRange, SearchSpace, optimize
 
@@ -33,7 +33,13 @@ CHECKPOINTS = (30, 40, 50, 60, 80, 100, 150, 200, 300, 400, 500)
 QUICK = ("dynsearch", "random", "nsga2", "tpe")  # and, where pymoo is installed:
 OF_PYMOO = ("pymoo-nsga2", "linas")
 LIBRARY = ("dynsearch", "random", "nsga2", "tpe", "gp")
-RIVALS = {"pymoo-nsga2": pymoo_nsga2, "linas": linas, "qlognehvi": qlognehvi}
+RIVALS = {
+    "pymoo-nsga2": pymoo_nsga2,
+    "linas": linas,
+    "gpsampler": gpsampler,
+    "gpsampler-alone": gpsampler_alone,
+    "qlognehvi": qlognehvi,
+}
 # Constants of the physics that --constants multiplies by 0.78 to 1.28.
 CONSTANTS = (
     r"u \*\* (0\.8)", r"(4\.5) \* cumkeep", r"(0\.16) \* lg", r"(0\.05) \* \(topk",

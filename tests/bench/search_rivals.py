@@ -5,20 +5,28 @@ al. 2022, arXiv 2202.12954): populations of 50; from the second on, cheap predic
 objective, trained on all that was evaluated, are searched by NSGA-II, and the best new settings of
 that are evaluated. And BoTorch's qLogNEHVI (pip install --no-deps botorch gpytorch linear_operator
 and what they ask for; never another torch) with its own models and settings, one evaluation at a
-time after ten random ones. All get the free budget check: what breaks a budget is not evaluated
-and does not count.
+time after ten random ones. And Optuna's GPSampler as a study of its own has it: kept from ask to
+ask, on the numbers of the problem as they are, with both budgets told as constraints. All get the
+free budget check: what breaks a budget is not evaluated and does not count. Only GPSampler is run
+without it, too: then budgets are learned, and what breaks one is an evaluation that is lost.
 """
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import optuna
+from optuna.distributions import FloatDistribution, IntDistribution
 
 from dynsearch.search.pareto import non_dominated
+from dynsearch.search.screened_gp import ScreenedGPSampler
 
 POPULATION = 50
-STARTUP, CANDIDATES = 10, 512  # of qLogNEHVI: random evaluations, settings looked at of each kind
+STARTUP = 10  # random evaluations of qLogNEHVI and GPSampler
+CANDIDATES = 512  # settings of each kind that qLogNEHVI looks at
 _BAD = 1e3  # stands for the objectives of what breaks a budget
 
 
@@ -115,6 +123,61 @@ def qlognehvi(problem: Any, evaluations: int, seed: int) -> np.ndarray:
         best = offered[[int(gains.argmax())]]
         X, F = np.concatenate([X, best]), np.concatenate([F, problem.evaluate(best)])
     return F
+
+
+def gpsampler(problem: Any, evaluations: int, seed: int) -> np.ndarray:
+    """Points in the order of evaluation [n, 2]."""
+    known: set[bytes] = set()
+
+    def allowed(params: Sequence[dict[str, Any]]) -> list[bool]:
+        rows = np.array([[one[f"x{i}"] for i in range(len(one))] for one in params], dtype=float)
+        fits = (problem.budgets(rows) <= 1.0).all(axis=1)
+        return [ok and row.tobytes() not in known for ok, row in zip(fits, rows, strict=True)]
+
+    sampler = ScreenedGPSampler(seed=seed, allowed=allowed)
+    first = _feasible(problem, np.random.default_rng(seed), STARTUP)
+    points = []
+    for row, point, fits in _gp_study(problem, sampler, first):
+        assert fits, "a proposal broke a budget"
+        assert row.tobytes() not in known, "a setting was evaluated twice"
+        known.add(row.tobytes())
+        points.append(point)
+        if len(points) == evaluations:
+            break
+    return np.array(points)
+
+
+def gpsampler_alone(problem: Any, evaluations: int, seed: int) -> np.ndarray:
+    """Points in the order of evaluation [n, 2], those beyond a budget infinitely bad.
+
+    Without the free check: budgets are learned, and what breaks one costs an evaluation.
+    """
+    study = _gp_study(problem, optuna.samplers.GPSampler(seed=seed), np.empty((0, 0)))
+    found = itertools.islice(study, evaluations)
+    return np.array([point if fits else np.full(2, _BAD) for _, point, fits in found])
+
+
+def _gp_study(
+    problem: Any, sampler: optuna.samplers.GPSampler, first: np.ndarray
+) -> Iterator[tuple[np.ndarray, np.ndarray, bool]]:
+    """Rows [G] in the order of evaluation, their points [2], whether they keep the budgets."""
+    limits = zip(problem.low.tolist(), problem.high.tolist(), problem.is_float, strict=True)
+    space = {
+        f"x{i}": FloatDistribution(a, b) if real else IntDistribution(int(a), int(b))
+        for i, (a, b, real) in enumerate(limits)
+    }
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(directions=["minimize"] * 2, sampler=sampler)
+    for row in first.tolist():
+        study.enqueue_trial(dict(zip(space, row, strict=True)))
+    while True:
+        trial = study.ask(space)
+        row = np.array([[trial.params[name] for name in space]], dtype=float)
+        shares, point = problem.budgets(row)[0], problem.evaluate(row)[0]
+        for name, share in zip(("memory", "worst"), shares.tolist(), strict=True):
+            trial.set_constraint(name, share - 1.0)
+        study.tell(trial, point.tolist())
+        yield row[0], point, bool((shares <= 1.0).all())
 
 
 def _near(problem: Any, rng: np.random.Generator, front: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ from optuna.trial import TrialState
 
 from dynsearch import Choice, FloatRange, IntRange, SearchSpace, optimize
 from dynsearch.errors import DynsearchError, InputError
-from dynsearch.search.sampler import SAMPLERS
+from dynsearch.search.sampler import SAMPLERS, Gate
 
 SPACE = SearchSpace(
     {
@@ -56,6 +56,20 @@ def test_every_sampler_keeps_budgets_and_tries_nothing_twice(sampler: str) -> No
     assert all(e.feasible and e["experts"] <= 4 and e["keep"] < 1.0 for e in result.evaluations)
     assert len({str(e.knobs) for e in result.evaluations}) == 14
     assert all(e["threshold"] == 0.745 for e in result.evaluations if e["exit"] == 0)
+
+
+def test_gp_looks_for_its_next_setting_among_what_may_be_tried(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # More experts and tokens always promise less error, and budgets forbid the most of both: left
+    # to itself GPSampler proposes just that, and something else has to stand in.
+    def stands_in(*_: Any) -> Any:
+        raise AssertionError("a proposal was refused")
+
+    monkeypatch.setattr(Gate, "nearest", stands_in)
+    result = search(sampler="gp", n_trials=11)
+    assert all(e.feasible for e in result.evaluations)
+    assert len({str(e.knobs) for e in result.evaluations}) == 11
 
 
 def test_the_front_is_what_no_evaluation_beats() -> None:

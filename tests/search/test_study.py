@@ -250,6 +250,17 @@ def test_the_stand_in_is_the_free_setting_nearest_to_the_wish() -> None:
     assert codec.distance([found], wish)[0] == codec.distance(free, wish).min()
 
 
+def test_the_gate_is_asked_about_parameters_with_or_without_knobs_of_one_value() -> None:
+    codec = make_codec(toy_space())
+    whole = codec.encode(full_setting(codec))
+    part = {n: v for n, v in whole.items() if not codec.distributions[n].single()}
+    assert set(part) < set(whole)
+    gate = Gate(codec=codec)
+    assert gate.allows([whole, part]) == [True, True]
+    gate.add([full_setting(codec)])
+    assert gate.allows([whole, part]) == [False, False]
+
+
 def test_rejected_proposals_are_counted_by_reason() -> None:
     codec = make_codec(toy_space(TINY_SPACE))
     grid = codec.grid(100) or []
@@ -277,7 +288,7 @@ def test_equal_seeds_propose_alike_and_others_differ() -> None:
 
 def test_an_unknown_sampler_is_bad_input() -> None:
     with pytest.raises(InputError, match="choose one of dynsearch, tpe, nsga2, random, gp"):
-        make_sampler("annealing", 0)
+        make_sampler("annealing", 0, Gate(codec=make_codec(toy_space())))
 
 
 # screening
