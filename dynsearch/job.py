@@ -190,8 +190,8 @@ def job_hash(job: Job, *, model_hash: str, data_hash: str) -> str:
 
     Covers space, model and data by content, training, devices by name, workload, objectives,
     budgets, sampler and seed, and the metric that ranks unless it is the error. Number of trials,
-    workers, threads of training, storage, paths, time limits and certificates may change while a
-    run is continued.
+    workers, shares of a GPU, threads of training, storage, paths, time limits and certificates may
+    change while a run is continued.
     """
     dump = job.model_dump(mode="json")
     del dump["training"]["threads"]

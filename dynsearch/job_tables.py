@@ -234,6 +234,12 @@ class SearchTable(Table):
         ge=0,
         description="Parallel passes; 0 = one for each core, 1 = in this process, without Ray",
     )
+    gpu_share: float = Field(
+        default=0.0,
+        ge=0.0,
+        le=1.0,
+        description="Share of a GPU that each worker holds, where there is one",
+    )
     seed: int = Field(default=0, ge=0, description="Of the sampler")
     sampler: Literal["tpe", "nsga2", "random", "gp", "dynsearch"] = Field(
         default="dynsearch",

@@ -117,7 +117,7 @@ class State:
         """[B, T] True where a token is alive; None when nothing is padded."""
         if int(self.n.min()) == self.x.shape[1]:
             return None
-        return torch.arange(self.x.shape[1])[None] < torch.from_numpy(self.n)[:, None]
+        return _places(self.x, self.x.shape[1])[None] < _beside(self.x, self.n)[:, None]
 
 
 class DynamicEncoder:
@@ -127,11 +127,24 @@ class DynamicEncoder:
         self.config = config
         self.weights = weights
 
-    def to(self, dtype: str) -> DynamicEncoder:
-        """A copy with weights in `dtype`: "fp32", "bf16" or "int8"; see models/packed.py."""
+    @property
+    def device(self) -> torch.device:
+        """Where its weights lie and its inputs belong."""
+        return self.weights["embeddings.word"].device
+
+    def to(self, dtype: str, device: str = "cpu") -> DynamicEncoder:
+        """A copy with weights in `dtype` for processors, packed (models/packed.py), or a GPU.
+
+        Args:
+            dtype: "fp32", "bf16" or "int8", of which there are kernels for processors alone.
+            device: "cpu" or "cuda".
+        """
         from dynsearch.models.packed import encoder_of, stored
 
-        return encoder_of(self.config, stored(self.weights, dtype), dtype)
+        held = stored(self.weights, dtype)
+        if device == "cpu" or dtype == "int8":
+            return encoder_of(self.config, held, dtype)
+        return DynamicEncoder(self.config, {k: v.to(device) for k, v in held.items()})
 
     def run(
         self,
@@ -165,7 +178,7 @@ class DynamicEncoder:
                 last = layer == plan.depth - 1
                 if not last and not plan.exit_on[layer]:
                     continue
-                logits = self.head(layer, self.pool(state)).float().numpy()
+                logits = self.head(layer, self.pool(state)).float().cpu().numpy()
                 if last:
                     leave = np.ones(rows.size, dtype=bool)
                 elif plan.criterion == "patience":
@@ -294,7 +307,7 @@ class DynamicEncoder:
         mask = state.mask()
         if mask is None:
             return x.mean(dim=1)
-        weight = mask.to(x.dtype) / torch.from_numpy(state.n).to(x.dtype)[:, None]  # [B, T]
+        weight = mask.to(x.dtype) / _beside(x, state.n).to(x.dtype)[:, None]  # [B, T]
         return torch.bmm(weight[:, None], x)[:, 0]
 
     def _layer(self, layer: int, state: State, plan: Plan, record: Record | None = None) -> State:
@@ -354,7 +367,7 @@ class DynamicEncoder:
         scores = functional.linear(
             self.pool(state), w[router + "weight"], w[router + "bias"]
         )  # [B, E]
-        chosen = scores.topk(top_k, dim=-1).indices.numpy()  # the host reads the choice
+        chosen = scores.topk(top_k, dim=-1).indices.cpu().numpy()  # the host reads the choice
         if record is not None:
             tokens = np.zeros((x.shape[0], experts), dtype=np.int64)
             np.put_along_axis(tokens, chosen, state.n[:, None], axis=1)
@@ -382,7 +395,7 @@ class DynamicEncoder:
         where = None if mask is None else torch.nonzero(mask.reshape(-1))[:, 0]
         tokens = flat if where is None else flat.index_select(0, where)
         scores = functional.linear(tokens, w[router + "weight"], w[router + "bias"])  # [tokens, E]
-        chosen = scores.topk(top_k, dim=-1).indices.numpy()
+        chosen = scores.topk(top_k, dim=-1).indices.cpu().numpy()
         out = base + self._dispatch(layer, experts, tokens, chosen)
         if record is not None:
             owner = np.repeat(np.arange(size), state.n)
@@ -412,7 +425,7 @@ class DynamicEncoder:
         asked = chosen.reshape(-1)
         order = np.argsort(asked, kind="stable")
         stretches = torch.split(
-            items.index_select(0, torch.from_numpy(order // chosen.shape[1])),
+            items.index_select(0, _beside(items, order // chosen.shape[1])),
             np.bincount(asked, minlength=experts).tolist(),
         )
         answers = torch.cat(
@@ -420,7 +433,7 @@ class DynamicEncoder:
         )
         place = np.empty_like(order)
         place[order] = np.arange(order.size)
-        back = answers.index_select(0, torch.from_numpy(place))
+        back = answers.index_select(0, _beside(answers, place))
         if chosen.shape[1] == 1:
             return back
         return back.view(*chosen.shape, *items.shape[1:]).sum(dim=1)
@@ -437,6 +450,16 @@ class DynamicEncoder:
         return functional.linear(
             functional.gelu(hidden), w[name + "ffn_out.weight"][:, part], minus_mean
         )
+
+
+def _beside(x: Tensor, values: Ints) -> Tensor:
+    """`values` on the device of `x`."""
+    return torch.from_numpy(values).to(x.device)
+
+
+def _places(x: Tensor, count: int) -> Tensor:
+    """0 to count - 1 on the device of `x`."""
+    return torch.arange(count, device=x.device)
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -490,7 +513,7 @@ def _attend_where_kept(
     for i in range(q.shape[0]):
         own, count = int(n[i]), counts[i : i + 1]
         mine, keys = q[i : i + 1, :, :own], k[i : i + 1, :, :own]
-        asked = mine.index_select(2, torch.from_numpy(query_positions(own)))
+        asked = mine.index_select(2, _beside(q, query_positions(own)))
         with torch.no_grad():
             received = _attention_weights(asked, keys).sum(dim=(1, 2), dtype=torch.float32)
         positions, gap = _kept_positions(received, n[i : i + 1], count, want_gap)
@@ -519,15 +542,15 @@ def _kept_positions(
         top = torch.topk(order[0], most).indices.sort().values
         positions = top[None]
     else:
-        valid = torch.arange(width)[None] < torch.from_numpy(n)[:, None]
+        place = _places(order, width)
+        valid = place[None] < _beside(order, n)[:, None]
         order = order.masked_fill(~valid, -1.0)
         ranked = torch.argsort(order, dim=1, descending=True, stable=True)
-        place = torch.arange(width)
-        kept = place[None] < torch.from_numpy(counts)[:, None]  # by rank
+        kept = place[None] < _beside(order, counts)[:, None]  # by rank
         positions = ranked.masked_fill(~kept, width).sort(dim=1).values[:, :most]
         positions = positions.clamp_max(width - 1)
     if want_gap:
-        value = np.sort(order.numpy(), axis=1)[:, ::-1]
+        value = np.sort(order.cpu().numpy(), axis=1)[:, ::-1]
         rows = np.flatnonzero(counts < n)
         last, first = value[rows, counts[rows] - 1], value[rows, counts[rows]]
         gap[rows] = (last - first) / np.maximum(np.abs(last), 1e-30)
@@ -536,7 +559,7 @@ def _kept_positions(
 
 def _router_gap(scores: Tensor, top_k: int) -> NDArray[np.float32]:
     """Relative gap between the k-th and the next router score, one per row."""
-    value = np.sort(scores.float().numpy(), axis=-1)[:, ::-1]
+    value = np.sort(scores.float().cpu().numpy(), axis=-1)[:, ::-1]
     last, first = value[:, top_k - 1], value[:, top_k]
     gap: NDArray[np.float32] = ((last - first) / np.maximum(np.abs(last), 1e-30)).astype(
         np.float32
@@ -554,7 +577,7 @@ def _take(x: Tensor, positions: Tensor) -> Tensor:
 def _compact(state: State, stay: Ints) -> State:
     """The samples `stay` of the batch, padded no wider than the longest of them."""
     n = state.n[stay]
-    x = state.x.index_select(0, torch.from_numpy(stay))[:, : int(n.max())]
+    x = state.x.index_select(0, _beside(state.x, stay))[:, : int(n.max())]
     return State(x=x, n=n, original=state.original[stay])
 
 

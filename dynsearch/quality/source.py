@@ -19,6 +19,7 @@ from dynsearch.quality.trace import SCHEMA_VERSION, Trace
 from dynsearch.quality.training import Labelled
 from search_spaces.candidate import Candidate
 from search_spaces.codec import candidate_hash, candidate_to_dict
+from search_spaces.errors import InputError
 from search_spaces.exits.hash import random_layers, sample_layers
 
 RECORD_BATCH = 32
@@ -35,6 +36,7 @@ class SupernetQuality:
     splits: dict[str, Labelled]
     weights_hash: str
     _cast: dict[str, DynamicEncoder] = field(default_factory=dict)
+    device: str = "cpu"  # or "cuda": where passes run; int8 runs on processors alone
 
     @property
     def num_classes(self) -> int:
@@ -49,7 +51,7 @@ class SupernetQuality:
     def encoder(self, dtype: str) -> DynamicEncoder:
         """The runnable network with its weights in `dtype`."""
         if dtype not in self._cast:
-            self._cast[dtype] = DynamicEncoder(self.config, self.weights).to(dtype)
+            self._cast[dtype] = DynamicEncoder(self.config, self.weights).to(dtype, self.device)
         return self._cast[dtype]
 
     def record(self, outer: Candidate, split: str) -> Trace:
@@ -78,17 +80,19 @@ class SupernetQuality:
             rows = order[i : i + batch]
             ids, n = data.tokens.batch(rows)
             seen = Record()
-            model.record(plan, ids, n, seen, data.tokens.batch_types(rows))
+            types = data.tokens.batch_types(rows)
+            on = model.device
+            model.record(plan, ids.to(on), n, seen, None if types is None else types.to(on))
             hashed[rows] = sample_layers(random_layers(ids.numpy(), sites), n)[:, None]
             for layer in range(plan.depth):
-                logits[rows, layer] = seen.logits[layer].numpy()
+                logits[rows, layer] = seen.logits[layer].cpu().numpy()
                 layer_in[rows, layer] = seen.tokens_layer[layer]
                 ffn_in[rows, layer] = seen.tokens_ffn[layer]
                 got = seen.expert_tokens[layer]
                 experts[rows, layer, : got.shape[1]] = got
                 skim_gap[rows, layer] = seen.skim_gap[layer]
                 router_gap[rows, layer] = seen.router_gap[layer]
-                likeness[rows, layer] = seen.cosine_previous[layer].numpy()
+                likeness[rows, layer] = seen.cosine_previous[layer].cpu().numpy()
         return Trace(
             logits=logits,
             labels=data.labels,
@@ -127,8 +131,22 @@ class SupernetQuality:
         )
         part = Labelled(tokens=tokens, labels=whole.labels[kept])
         return SupernetQuality(
-            self.config, self.weights, {split: part}, self.weights_hash, self._cast
+            self.config, self.weights, {split: part}, self.weights_hash, self._cast, self.device
         )
+
+    def on(self, device: str) -> SupernetQuality:
+        """The same network with its passes on "cpu" or "cuda".
+
+        A GPU adds in another order: logits differ from a processor's by rounding.
+
+        Raises:
+            InputError: "cuda" where torch finds no GPU.
+        """
+        if device == "cuda" and not torch.cuda.is_available():
+            text = "workers were given a GPU, torch finds none; install its CUDA build on every "
+            text += "node with GPUs, or set it to 0"
+            raise InputError.one("job", "search.gpu_share", device, text)
+        return replace(self, device=device, _cast={})
 
     def payload(self) -> dict[str, Any]:
         """Numpy arrays and plain values; `from_payload` is the inverse."""

@@ -86,6 +86,7 @@ class SearchOptions:
     max_failures: int = 8  # the search gives up when more passes than this fail in one session
     timeout_s: float | None = None  # no new pass after so many seconds of this session
     patience: int | None = None  # no new pass once so many have hardly added hypervolume
+    gpu_share: float = 0.0  # of a GPU that each Ray actor holds, where there is one
     screen_rows: int | None = None  # rows after which a hopeless pass is stopped; None: none is
 
 
@@ -226,7 +227,13 @@ def run_search(
             _loop(
                 session,
                 stack.enter_context(
-                    open_executor(quality, spec, split=problem.split, workers=workers)
+                    open_executor(
+                        quality,
+                        spec,
+                        split=problem.split,
+                        workers=workers,
+                        gpu_share=options.gpu_share,
+                    )
                 ),
             )
         return _result(session)

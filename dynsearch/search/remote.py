@@ -65,6 +65,8 @@ class RemoteWorker:
     def ready(self, payload: dict[str, Any], spec: Mapping[str, Any]) -> str:
         """Build the worker proper. Returns the version of dynsearch on this node."""
         quality = resolve(self._source).from_payload(payload)
+        if _gpus():
+            quality = quality.on("cuda")
         self._worker = PassWorker(quality, spec, self._split)
         if "torch" in sys.modules:
             sys.modules["torch"].set_num_threads(1)
@@ -83,6 +85,14 @@ class RemoteWorker:
         return self._worker.run(outer, trace, reference, incumbent)
 
 
+def _gpus() -> list[str]:
+    """GPUs of which this actor holds a share; Ray shows it no others."""
+    import ray
+
+    found: list[str] = ray.get_runtime_context().get_accelerator_ids().get("GPU", [])
+    return found
+
+
 class RayExecutor:
     """Ray actors with one slot each.
 
@@ -91,20 +101,30 @@ class RayExecutor:
         spec: `SearchProblem.inner_spec` with "majority_error".
         split: Rows to run over.
         slots: Actors wanted; those that find no free CPU start later.
+        gpu_share: Of a GPU that each actor holds, where Ray has one; else passes run on
+            processors, which the log says.
 
     Raises:
         DynsearchError: workers cannot start.
     """
 
     def __init__(
-        self, quality: QualitySource, spec: Mapping[str, Any], split: str, slots: int
+        self,
+        quality: QualitySource,
+        spec: Mapping[str, Any],
+        split: str,
+        slots: int,
+        gpu_share: float = 0.0,
     ) -> None:
         import ray
 
         self._ray = ray
         self._names = (target_of(type(quality)), split)
         self._objects = (ray.put(quality.payload()), ray.put(dict(spec)))
-        self._class: Any = ray.remote(RemoteWorker).options(num_cpus=1)
+        held = gpu_share if ray.cluster_resources().get("GPU", 0) > 0 else 0.0
+        if gpu_share > held:
+            _LOG.info("Ray has no GPU: passes run on processors")
+        self._class: Any = ray.remote(RemoteWorker).options(num_cpus=1, num_gpus=held)
         self._starting: dict[Any, Any] = {}  # actor by the call that it is ready after
         self._idle: list[Any] = []
         self._under_way: dict[Any, tuple[PassTask, Any]] = {}
@@ -223,11 +243,12 @@ def cluster_address() -> str | None:
     return None if address in ("", "local") or address.startswith("http") else address
 
 
-def slots(workers: int) -> int:
+def slots(workers: int, gpu_share: float = 0.0) -> int:
     """Ray workers for a job that asks for `workers`; 0: its passes run in this process.
 
     A job that asks for none in particular gets one for each CPU, of the cluster that the
-    environment names or else of this machine. One worker of this machine needs no Ray.
+    environment names or else of this machine. One worker of this machine needs no Ray, unless it
+    wants some of a GPU.
 
     Raises:
         InputError: the cluster does not answer.
@@ -235,7 +256,7 @@ def slots(workers: int) -> int:
     address = cluster_address()
     if address is None:
         wanted = workers or usable_cores()
-        return 0 if wanted == 1 else wanted
+        return 0 if wanted == 1 and gpu_share == 0 else wanted
     if workers:
         return workers
     import ray

@@ -46,6 +46,9 @@ class QualitySource(Protocol):
     def rows(self, split: str, start: int, stop: int | None = None) -> Self:
         """The same network on some rows of one split alone; asked for by screened passes only."""
 
+    def on(self, device: str) -> Self:
+        """The same network, run on "cpu" or "cuda"; asked for where workers hold GPUs only."""
+
     @classmethod
     def from_payload(cls, payload: dict[str, Any]) -> Self:
         """The source, on arrays that may be read-only."""

@@ -245,9 +245,21 @@ def one_line(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def open_executor(
-    quality: QualitySource, spec: Mapping[str, Any], *, split: str, workers: int
+    quality: QualitySource,
+    spec: Mapping[str, Any],
+    *,
+    split: str,
+    workers: int,
+    gpu_share: float = 0.0,
 ) -> Iterator[Executor]:
     """Where passes run: this process for 0 workers, else Ray, joined where there is a cluster.
+
+    Args:
+        quality: The model with its data.
+        spec: `SearchProblem.inner_spec` with "majority_error".
+        split: Rows to run over.
+        workers: Ray actors; 0: none, passes run in this process, on its processor.
+        gpu_share: Of a GPU that each actor holds, where Ray has one.
 
     Raises:
         InputError: the cluster that the environment names does not answer.
@@ -259,4 +271,4 @@ def open_executor(
     from dynsearch.search.remote import RayExecutor, open_ray
 
     with open_ray(workers):
-        yield RayExecutor(quality, spec, split, workers)
+        yield RayExecutor(quality, spec, split, workers, gpu_share)

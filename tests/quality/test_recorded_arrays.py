@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from dynsearch.models.dynamic import plan_of
+from dynsearch.models.experts import split_experts
 from dynsearch.models.tokens import load_tokenizer, tokenize
 from dynsearch.models.weights import encoder_config, read_backbone, read_pretrained
 from dynsearch.quality.source import SupernetQuality
@@ -19,7 +20,8 @@ from dynsearch.sim.records import named_arrays
 from dynsearch.simulate.fidelity import fidelity
 from dynsearch.simulate.texts import traced_work
 from dynsearch.testing import tiny_model, tiny_texts
-from search_spaces.candidate import Candidate, Exits, Skim, policies_of
+from search_spaces.candidate import Candidate, Exits, Experts, Skim, policies_of
+from search_spaces.errors import InputError
 from search_spaces.exits.hash import random_layers
 
 ROWS, LAYERS = 60, 4
@@ -35,6 +37,49 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> tuple[SupernetQuality, C
     weights = add_heads(config, read_pretrained(folder), 0)
     outer = Candidate(backbone=backbone, depth=LAYERS)
     return SupernetQuality(config, weights, {"search": data}, "0" * 64), outer
+
+
+def cut(
+    source: tuple[SupernetQuality, Candidate], granularity: str
+) -> tuple[SupernetQuality, Candidate]:
+    """With tokens dropped before and after the first layer, and experts."""
+    quality, outer = source
+    tokens = quality.splits["search"].tokens
+    config, weights = split_experts(quality.config, quality.weights, tokens, (4,), 0)
+    moe = Experts(layers=(3, 4), num_experts=(4, 4), top_k=(2, 2), granularity=granularity)
+    skim = (Skim(layers=(1,), keep_rate=(0.5,)),)
+    return replace(quality, config=config, weights=weights), replace(outer, skim=skim, moe=moe)
+
+
+@pytest.mark.parametrize("granularity", ["sequence", "token"])
+def test_nothing_of_a_pass_lies_elsewhere_than_its_weights(
+    source: tuple[SupernetQuality, Candidate], granularity: str
+) -> None:
+    """What names no device lands on one here that computes nothing."""
+    quality, outer = cut(source, granularity)
+    want = quality.record(outer, "search").logits
+    with torch.device("meta"):
+        found = quality.record(outer, "search").logits
+    assert np.array_equal(found, want)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no GPU")
+@pytest.mark.parametrize("granularity", ["sequence", "token"])
+def test_a_gpu_records_what_a_processor_does(
+    source: tuple[SupernetQuality, Candidate], granularity: str
+) -> None:
+    quality, outer = cut(source, granularity)
+    want, found = (q.record(outer, "search") for q in (quality, quality.on("cuda")))
+    assert found.logits == pytest.approx(want.logits, abs=1e-3)
+    assert np.array_equal(found.tokens_layer, want.tokens_layer)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="torch finds a GPU")
+def test_a_gpu_that_torch_does_not_find_is_refused(
+    source: tuple[SupernetQuality, Candidate],
+) -> None:
+    with pytest.raises(InputError, match=r"search\.gpu_share = cuda: .*torch finds none"):
+        source[0].on("cuda")
 
 
 def test_likeness_of_states_is_that_of_pooled_states_around_each_layer(

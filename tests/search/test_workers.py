@@ -4,6 +4,8 @@ import contextlib
 import os
 import random
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -154,6 +156,55 @@ def test_one_worker_needs_ray_only_on_a_cluster(
 ) -> None:
     monkeypatch.setenv("RAY_ADDRESS", address)
     assert remote.slots(wanted) == workers
+
+
+def test_a_share_of_a_gpu_needs_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert remote.slots(1, 0.5) == 1
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("cluster")
+def test_without_a_gpu_the_same_job_runs_on_processors(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", logger="dynsearch.search.remote")
+    with open_executor(ToyQuality(), spec(), split="search", workers=1, gpu_share=0.5) as executor:
+        executor.submit(PassTask(number=0, outer=full()))
+        while not (done := executor.wait()):
+            pass
+    assert done[0].result.trace.header["device"] == "cpu"
+    assert "Ray has no GPU" in caplog.text
+
+
+HALVES = """
+import time, ray
+from test_workers import full, spec
+from toy_problem import ToyQuality
+from dynsearch.search.workers import PassTask, open_executor
+ray.init(address="local", num_cpus=3, num_gpus=1, include_dashboard=False, log_to_driver=False)
+with open_executor(ToyQuality(), spec(), split="search", workers=3, gpu_share=0.5) as executor:
+    while executor.free < 2:
+        executor.wait()
+    until = time.monotonic() + 3
+    while time.monotonic() < until:
+        executor.wait()
+    started = executor.free
+    executor.submit(PassTask(number=0, outer=full()))
+    while not (done := executor.wait()):
+        pass
+    print(started, done[0].result.trace.header["device"])
+"""
+
+
+@pytest.mark.ray
+def test_workers_share_a_gpu_and_no_more_than_fit_on_it() -> None:
+    """A GPU that Ray is told of: what is tested is who gets a share, not what runs on it."""
+    here = Path(__file__).parent
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(here), str(here.parents[1])])}
+    environment.pop("RAY_ADDRESS", None)
+    done = subprocess.run(
+        [sys.executable, "-c", HALVES], env=environment, capture_output=True, text=True
+    )
+    assert done.stdout.split() == ["2", "cuda"], done.stderr[-2000:]
 
 
 @pytest.mark.ray

@@ -48,6 +48,7 @@ class ToyQuality:
     marks: str = ""  # folder: a pass leaves a file with its process there
     fails: tuple[str, ...] = ()  # dtypes whose passes raise
     num_classes: int = C
+    device: str = "cpu"
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -90,8 +91,16 @@ class ToyQuality:
             tokens_layer=entering.astype(np.int32),
             tokens_ffn=ffn.astype(np.int32),
             expert_tokens=np.zeros((self.n, L, 1), dtype=np.int32),
-            header={"weights_hash": self.weights_hash, "split": split, "dtype": outer.dtype},
+            header={
+                "weights_hash": self.weights_hash,
+                "split": split,
+                "dtype": outer.dtype,
+                "device": self.device,
+            },
         )
+
+    def on(self, device: str) -> ToyQuality:
+        return replace(self, device=device)
 
     def rows(self, split: str, start: int, stop: int | None = None) -> ToyQuality:
         kept = slice(start, stop)
