@@ -121,7 +121,8 @@ class RayExecutor:
         self._ray = ray
         self._names = (target_of(type(quality)), split)
         self._objects = (ray.put(quality.payload()), ray.put(dict(spec)))
-        held = gpu_share if ray.cluster_resources().get("GPU", 0) > 0 else 0.0
+        resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        held = gpu_share if resources.get("GPU", 0.0) > 0.0 else 0.0
         if gpu_share > held:
             _LOG.info("Ray has no GPU: passes run on processors")
         self._class: Any = ray.remote(RemoteWorker).options(num_cpus=1, num_gpus=held)
