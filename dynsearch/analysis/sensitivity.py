@@ -60,7 +60,10 @@ class Subject:
 
 
 def subjects_of(recorded: RecordedRun, points: Sequence[FrontPoint]) -> list[Subject]:
-    """Configurations on searched devices whose pass is recorded, each once."""
+    """Configurations on searched devices whose pass is recorded down to their depth, each once.
+
+    A network without exits may be deeper than the pass of its setting: its cost follows from lengths.
+    """
     devices: dict[str, list[str]] = {}
     for p in points:
         if p.device in recorded.devices:
@@ -70,6 +73,8 @@ def subjects_of(recorded: RecordedRun, points: Sequence[FrontPoint]) -> list[Sub
         candidate = candidate_from_dict(p.candidate)
         policy, wanted = policies_of([candidate]), candidate_hash(candidate)
         for trial, outer in recorded.outers.items():
+            if recorded.depths[trial] < candidate.depth:
+                continue
             if candidate_hash(apply_policy(outer, policy, 0)) == wanted:
                 subjects.append(
                     Subject(id=p.id, trial=trial, policy=policy, devices=tuple(devices[p.id]))
