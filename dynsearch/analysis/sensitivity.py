@@ -62,7 +62,7 @@ class Subject:
 def subjects_of(recorded: RecordedRun, points: Sequence[FrontPoint]) -> list[Subject]:
     """Configurations on searched devices whose pass is recorded down to their depth, each once.
 
-    A network without exits may be deeper than the pass of its setting: its cost follows from lengths.
+    A network without exits may be deeper than that pass: its cost follows from lengths.
     """
     devices: dict[str, list[str]] = {}
     for p in points:
