@@ -9,9 +9,9 @@ from typing import Any
 from dynsearch.errors import InputError
 from dynsearch.export.front import FRONT_FILE, read_front
 from dynsearch.export.manifest import CONFIG_FILE
-from dynsearch.export.onnx_plan import DTYPES
-from dynsearch.export.records import Front
+from dynsearch.export.onnx_plan import DTYPES as ONNX_DTYPES
 from dynsearch.verify import verify
+from search_spaces.candidate import DTYPES
 
 EXPORTS = "exports"  # in the run folder, a folder a format
 TORCH = "torch"
@@ -55,11 +55,13 @@ def verify_run(
         InputError: no such configuration, none to measure, or what export and verify refuse.
     """
     from dynsearch import main_job
+    from dynsearch.export.folder import named_ids
 
     front = read_front(run_dir)
     device = front.devices[0] if device is None and front.devices else device
     format_ = TORCH if runtime in (None, TORCH) else "onnx"
-    wanted = ids or _named(front, device, format_)
+    dtypes = DTYPES if format_ == TORCH else ONNX_DTYPES
+    wanted = ids or tuple(named_ids(front, dtypes, device))
     if not wanted:
         text = "names no configuration that this runtime runs; give ids with --id"
         raise InputError.one(run_dir / FRONT_FILE, "front", device, text)
@@ -90,9 +92,3 @@ def verify_run(
         "rows": [{"id": one["id"], **row} for one in found for row in one["rows"]],
         "passed": passed,
     }
-
-
-def _named(front: Front, device: str | None, format_: str) -> tuple[str, ...]:
-    """Ids of the named and certified configurations of a device that a format holds."""
-    mine = [p for p in front.front if p.device == device and (p.named or p.certificate)]
-    return tuple(p.id for p in mine if format_ == TORCH or p.dtype in DTYPES)

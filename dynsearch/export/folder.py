@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import logging
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
@@ -33,10 +34,12 @@ from dynsearch.export.vendor import vendor
 from dynsearch.models.dynamic import EncoderConfig, Weights
 from dynsearch.quality.supernet import load_supernet
 from dynsearch.risk.certificate import Certificate
-from search_spaces.candidate import Candidate, layer_schedule
+from search_spaces.candidate import DTYPES, Candidate, layer_schedule
 from search_spaces.codec import candidate_from_dict
 from search_spaces.errors import InputError, Problem
 from search_spaces.validity import require_valid
+
+_LOG = logging.getLogger(__name__)
 
 SUPERNET = "supernet"
 SCRIPTS = ("runner.py", "benchmark.py")
@@ -78,23 +81,30 @@ Format = Callable[[Source], Written]
 
 
 def export_folders(
-    run_dir: Path, ids: Sequence[str], out: Path, format_: Format, rows: Sequence[Row] = ()
+    run_dir: Path,
+    ids: Sequence[str],
+    out: Path,
+    format_: Format,
+    rows: Sequence[Row] = (),
+    dtypes: Sequence[str] = DTYPES,
 ) -> tuple[Path, ...]:
     """Write one folder per configuration under `out`, each named after its id.
 
     Args:
         run_dir: The run folder; its `supernet` folder holds weights, tokenizer and class names.
-        ids: Configurations of its front; empty = the named and the certified ones.
+        ids: Configurations of its front; empty = the named and the certified ones in `dtypes`,
+            where there are any; a warning tells the others.
         out: Folder that gets the folders; an older export of the same id is replaced.
         format_: Makes the files of the model.
         rows: Labelled texts to write beside each model, for `dynsearch verify`.
+        dtypes: Number formats that the format holds.
 
     Raises:
         InputError: unknown ids (all at once, with the nearest), an unreadable supernet, or what
             the format refuses.
     """
     front = read_front(run_dir)
-    wanted = list(dict.fromkeys(ids)) or _named(front)
+    wanted = list(dict.fromkeys(ids)) or _named_in(front, dtypes)
     points = _find(front, wanted, run_dir)
     supernet = run_dir / SUPERNET
     config, weights, info = load_supernet(supernet)
@@ -126,8 +136,25 @@ def _source(
     )
 
 
-def _named(front: Front) -> list[str]:
-    return list(dict.fromkeys(p.id for p in front.front if p.named or p.certificate))
+def named_ids(
+    front: Front, dtypes: Sequence[str] = DTYPES, device: str | None = None
+) -> list[str]:
+    """Ids of named and certified configurations in some number formats, of one device or all."""
+    found = (p for p in front.front if p.named or p.certificate)
+    mine = (p for p in found if p.dtype in dtypes and device in (None, p.device))
+    return list(dict.fromkeys(p.id for p in mine))
+
+
+def _named_in(front: Front, dtypes: Sequence[str]) -> list[str]:
+    """Those, or all where none is: what refuses them says why."""
+    every, found = named_ids(front), named_ids(front, dtypes)
+    left = [i for i in every if i not in found]
+    if found and left:
+        _LOG.warning(
+            "left out, in number formats that these files do not hold: %s; see --format torch",
+            ", ".join(left),
+        )
+    return found or every
 
 
 def _find(front: Front, ids: Sequence[str], run_dir: Path) -> list[list[FrontPoint]]:

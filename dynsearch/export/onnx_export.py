@@ -9,7 +9,7 @@ from pathlib import Path
 from dynsearch.export.folder import SUPERNET, Source, Written, export_folders
 from dynsearch.export.manifest import TOKENIZER
 from dynsearch.export.onnx_graph import OPSET
-from dynsearch.export.onnx_plan import graphs
+from dynsearch.export.onnx_plan import DTYPES, graphs
 from dynsearch.export.plain_tokens import plain_tokenizer
 from dynsearch.export.promise import Row
 from dynsearch.export.torch_export import reachable
@@ -30,7 +30,8 @@ def export_onnx(
 
     Args:
         run_dir: The run folder.
-        ids: Configurations of its front; empty = the named and the certified ones.
+        ids: Configurations of its front; empty = the named and the certified ones in
+            fp32 and int8.
         out: Folder that gets the folders.
         opset: Set of ONNX operators to write.
         rows: Labelled texts to write beside each model.
@@ -60,4 +61,4 @@ def export_onnx(
     tokenizer = run_dir / SUPERNET / TOKENIZER
     if tokenizer.is_file():  # else reading the supernet says what is missing
         plain_tokenizer(json.loads(tokenizer.read_text(encoding="utf-8")), tokenizer)
-    return export_folders(run_dir, ids, out, written, rows)
+    return export_folders(run_dir, ids, out, written, rows, DTYPES)

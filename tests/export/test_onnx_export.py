@@ -19,7 +19,7 @@ import torch
 from dynsearch import load
 from dynsearch.cli import run as dynsearch
 from dynsearch.export.folder import RUNTIME
-from dynsearch.export.front import write_front_json
+from dynsearch.export.front import read_front, write_front_json
 from dynsearch.export.onnx_plan import graphs
 from dynsearch.export.records import family_of
 from dynsearch.export.vendor import closure
@@ -415,6 +415,25 @@ def test_what_the_format_cannot_express_is_named_with_the_way_out(
     with pytest.raises(InputError) as caught:
         graphs(config, weights, odd, max_len=MAX_LEN, pairs=False)
     assert {p.key for p in caught.value.problems} == {"dtype", "cascade", "moe.origin"}
+
+
+def test_without_ids_named_points_that_the_format_does_not_hold_are_left_out_and_told(
+    run: Path, ids: list[str], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    front = read_front(copy)
+
+    def name(*wanted: str) -> None:
+        points = (replace(p, named=(0.01,) if p.id in wanted else ()) for p in front.front)
+        write_front_json(replace(front, front=tuple(points)), copy)
+
+    name(ids[0], ids[-1])
+    assert [p.name for p in export_onnx(copy, (), tmp_path / "out")] == ids[:1]
+    assert f"left out, in number formats that these files do not hold: {ids[-1]};" in caplog.text
+    name(ids[-1])
+    with pytest.raises(InputError, match="dtype = bf16"):
+        export_onnx(copy, (), tmp_path / "none")
 
 
 def test_the_runner_of_an_onnx_folder_needs_no_heavy_module() -> None:
