@@ -1,7 +1,7 @@
 # make search     from nothing to a report: installs, trains, calibrates, searches, measures
 # make test       lint, types and the tests that take minutes; make test-all runs the slow ones too
 # make gains      joint search against each family alone and static networks; SEEDS=0,1,2
-# make bench      the tables of speed and of search (QUICK=1: few seeds, ten minutes)
+# make bench      the tables of speed and of search: 40 minutes (QUICK=1: few seeds, ten minutes)
 # make docs       docs/ as a site that opens from disk: site/index.html
 # Nothing is installed twice: stamp files in the virtual environment remember what is there.
 
@@ -13,7 +13,7 @@ OUT ?= runs/out
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: search gains test test-all lint unit bench docs install install-test install-demo clean
+.PHONY: search gains test test-all lint unit bench docs install install-test install-demo install-bench clean
 
 BIN := $(VENV)/bin
 # Modules are compiled when they are first imported; most of those installed never are.
@@ -52,7 +52,7 @@ lint: install-test install-demo
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-bench: install-test install-demo
+bench: install-test install-demo install-bench
 	$(ONE_THREAD) $(BIN)/python tests/bench/run_all.py --out $(OUT)/bench.md $(if $(QUICK),--quick)
 
 # Docstrings are read, never imported: the site needs no torch, and has an environment of its own.
@@ -71,6 +71,7 @@ $(DOCS_VENV)/.installed: requirements/docs.txt
 install: $(VENV)/.installed
 install-test: $(VENV)/.installed-test
 install-demo: $(VENV)/.installed-demo
+install-bench: $(VENV)/.installed-bench
 
 # torch first, alone and by its exact version; everything after it finds it there.
 $(VENV)/.torch: $(CONSTRAINTS)
@@ -89,6 +90,10 @@ $(VENV)/.installed-test: $(VENV)/.installed
 
 $(VENV)/.installed-demo: $(VENV)/.torch requirements/demo.txt
 	$(PIP) --no-deps -r requirements/demo.txt
+	touch $@
+
+$(VENV)/.installed-bench: $(VENV)/.torch requirements/bench.txt
+	$(PIP) --no-deps -r requirements/bench.txt
 	touch $@
 
 clean:

@@ -5,9 +5,11 @@ pass yields a front of exit policies in the two-loop search (`replay`, asked and
 does), and one configuration in a black-box search over outer and inner knobs together (`box`).
 What is not in the table cannot be tried. Worst case and memory are free and budgeted for all;
 error (its bound) and mean latency cost a pass each time. Prints one JSON object a method and
-seed: hypervolume in % of the exact front's after some numbers of passes; `--table FILES` sums
-up such rows made with `--history`, with the passes that reach what random box search has after
-200 and random replay after 40. `--switch` asks what a finished search on another device is worth.
+seed: hypervolume in % of the exact front's after some numbers of passes (`hv@`), and, where rows
+that no search sees were recorded, that of the points found, with their errors on those rows, in %
+of what the exact front has there (`unseen@`). `--table FILES` sums up such rows made with
+`--history`, with the passes that reach what random box search has after 200 and random replay
+after 40. `--switch` asks what a finished search on another device is worth.
 """
 
 from __future__ import annotations
@@ -83,6 +85,21 @@ def exits_of(knobs: Mapping[str, Any]) -> np.ndarray:
     return on
 
 
+def _unions(parts: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
+    """What the search rows leave non-dominated of all parts so far, after each [K, 3]."""
+    union = np.empty((0, 3))
+    for points in parts:
+        union = np.concatenate([union, points])
+        union = union[non_dominated(union[:, :2])]
+        yield union
+
+
+def _as_told(union: np.ndarray) -> np.ndarray:
+    """Non-dominated by the error on unseen rows and the latency [K, 2]."""
+    points = union[:, [2, 1]]
+    return points[non_dominated(points)]
+
+
 class Recorded:
     """The table as something to search on one device."""
 
@@ -110,20 +127,39 @@ class Recorded:
         fits = self.inside[:, self.bare] * np.arange(MIN_DEPTH, LAYERS + 1)
         return np.maximum(fits.max(axis=1), MIN_DEPTH)
 
+    def points(self, s: Any, p: Any) -> np.ndarray:
+        """Error, mean latency, error on rows that no search sees (nan: not recorded) [K, 3]."""
+        table = self.table
+        error = table.error[s, p]
+        unseen = np.full(error.shape, np.nan) if table.confirmed is None else table.confirmed[s, p]
+        return np.stack([error, table.latency_s[self.d, s, p], unseen], axis=1)
+
     def front(self, s: int) -> np.ndarray:
-        """Non-dominated points of a setting within the budgets [K, 2]."""
-        at = self.inside[s]
-        points = np.stack([self.table.error[s, at], self.table.latency_s[self.d, s, at]], axis=1)
-        return points[non_dominated(points)]
+        """Points of a setting within the budgets that none dominates on the search rows [K, 3]."""
+        points = self.points(s, np.flatnonzero(self.inside[s]))
+        return points[non_dominated(points[:, :2])]
 
     def share(self, parts: Sequence[np.ndarray]) -> list[float]:
         """Hypervolume of the union of passes after each, in % of the exact one."""
-        union, out = np.empty((0, 2)), []
-        for points in parts:
-            union = np.concatenate([union, points])
-            union = union[non_dominated(union)]
-            out.append(100.0 * hypervolume(union, self.reference) / self.exact)
-        return out
+        return [
+            100.0 * hypervolume(union[:, :2], self.reference) / self.exact
+            for union in _unions(parts)
+        ]
+
+    def unseen_share(self, parts: Sequence[np.ndarray]) -> list[float]:
+        """The same with the points that search rows choose and errors on rows that none sees.
+
+        In % of what the exact front of the search rows has there, so it may be above 100.
+        """
+        table = self.table
+        if table.confirmed is None:
+            return []
+        margin = self.reference[0] - table.error[0, table.full]
+        reference = np.array([table.confirmed[0, table.full] + margin, self.reference[1]])
+        every = self.points(*np.nonzero(self.inside))
+        *_, exact = _unions([every])
+        held = hypervolume(_as_told(exact), reference)
+        return [100.0 * hypervolume(_as_told(u), reference) / held for u in _unions(parts)]
 
     def replay(
         self, kind: str, passes: int, seed: int, reused: Sequence[int] = ()
@@ -156,7 +192,7 @@ class Recorded:
             gate.add([setting])
             s = self.number[setting_key(setting)]
             points = self.front(s)
-            trial.set_user_attr("front", (points / self.reference).tolist())
+            trial.set_user_attr("front", (points[:, :2] / self.reference).tolist())
             reached = [points[points[:, 1] <= a, 0].min(initial=np.inf) for a in self.anchors]
             study.tell(trial, [v if np.isfinite(v) else NO_ANSWER for v in reached])
             fronts.append(points)
@@ -183,8 +219,9 @@ class Recorded:
 
         def quality(knobs: Mapping[str, Any]) -> dict[str, np.ndarray]:
             s, p = at(knobs)
-            told.extend(np.stack([table.error[s, p], table.latency_s[d, s, p]], axis=1)[:, None])
-            return {"error": table.error[s, p], "latency_mean_s": table.latency_s[d, s, p]}
+            found = self.points(s, p)
+            told.extend(found[:, None])
+            return {"error": found[:, 0], "latency_mean_s": found[:, 1]}
 
         def cost(knobs: Mapping[str, Any]) -> dict[str, np.ndarray]:
             s, p = at(knobs)
@@ -218,10 +255,13 @@ def runs(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
             else:
                 parts = recorded.box(kind, passes, seed)
             used_s = time.process_time() - start
-            shares = recorded.share(parts)
+            shares, unseen = recorded.share(parts), recorded.unseen_share(parts)
             row = {"device": recorded.table.devices[args.device], "method": name, "seed": seed}
             row |= {"ms_per_pass": round(1e3 * used_s / passes, 1)}
             row |= {f"hv@{n}": round(shares[n - 1], 2) for n in CHECKPOINTS if n <= passes}
+            row |= {
+                f"unseen@{n}": round(unseen[n - 1], 2) for n in CHECKPOINTS if n <= len(unseen)
+            }
             yield row | ({"history": [round(x, 3) for x in shares]} if args.history else {})
 
 
@@ -276,10 +316,7 @@ def table_of(files: list[Path]) -> Iterator[str]:
     yield "| method | seeds | " + " | ".join(map(str, at)) + f" | {' | '.join(heads)} | ms |"
     yield "|---" * (len(at) + 5) + "|"
     for name, mine in by_method.items():
-        cells = []
-        for n in at:
-            found = [row[f"hv@{n}"] for row in mine if f"hv@{n}" in row]
-            cells.append(f"{np.median(found):.1f} ({min(found):.1f})" if found else "")
+        cells = [_cell(mine, f"hv@{n}") for n in at]
         for level in levels:
             first = [
                 next((n for n, x in enumerate(row["history"], 1) if x >= level), np.inf)
@@ -289,6 +326,19 @@ def table_of(files: list[Path]) -> Iterator[str]:
             cells.append(" ".join(_shown(x) for x in (middle, worst)).replace(" ", " (", 1) + ")")
         ms = np.median([row["ms_per_pass"] for row in mine])
         yield f"| {name} | {len(mine)} | " + " | ".join(cells) + f" | {ms:.0f} |"
+    if any(f"unseen@{n}" in row for row in rows for n in at):
+        yield "\nOn rows that no search saw:\n"
+        yield "| method | seeds | " + " | ".join(map(str, at)) + " |"
+        yield "|---" * (len(at) + 2) + "|"
+        for name, mine in by_method.items():
+            cells = [_cell(mine, f"unseen@{n}") for n in at]
+            yield f"| {name} | {len(mine)} | " + " | ".join(cells) + " |"
+
+
+def _cell(rows: list[dict[str, Any]], key: str) -> str:
+    """Median and worst; nothing where no row has the key."""
+    found = [row[key] for row in rows if key in row]
+    return f"{np.median(found):.1f} ({min(found):.1f})" if found else ""
 
 
 def _shown(passes: float) -> str:

@@ -25,10 +25,11 @@ HERE = Path(__file__).parent
 POOLED = 0.8666  # hypervolume of the front of three pooled runs on DJ-12, see search_methods.py
 BY_HAND = "Run by a person"
 # What is run of scripts whose rows are runs of some seeds; `--table` of theirs sums these up. See
-# their docstrings for more seeds and for methods that take long (gp, qlognehvi).
+# their docstrings for more seeds.
 SUMMED = {
     "search_methods": (
         "--methods quick --seeds 5",
+        "--methods dynsearch,gpsampler,qlognehvi --seeds 1",
         "--methods dynsearch,tpe --seeds 2 --constants 1",
         f"--problem DJ-12 --methods quick --evaluations 500 --seeds 2 --best {POOLED}",
     ),

@@ -1,10 +1,9 @@
 """Optimisers that are no part of the product, for search_methods.py.
 
-pymoo's NSGA-II (installed by hand: pip install pymoo) and LINAS as we read its paper (Cummings et
+pymoo's NSGA-II (`make bench` installs it and BoTorch) and LINAS as we read its paper (Cummings et
 al. 2022, arXiv 2202.12954): populations of 50; from the second on, cheap predictors of every
 objective, trained on all that was evaluated, are searched by NSGA-II, and the best new settings of
-that are evaluated. And BoTorch's qLogNEHVI (pip install --no-deps botorch gpytorch linear_operator
-and what they ask for; never another torch) with its own models and settings, one evaluation at a
+that are evaluated. And BoTorch's qLogNEHVI with its own models and settings, one evaluation at a
 time after ten random ones. And Optuna's GPSampler as a study of its own has it: kept from ask to
 ask, on the numbers of the problem as they are, with both budgets told as constraints. All get the
 free budget check: what breaks a budget is not evaluated and does not count. Only GPSampler is run
