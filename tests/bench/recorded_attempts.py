@@ -180,7 +180,7 @@ def passes_to(history: list[float], level: float) -> float:
 
 def best_order(recorded: Recorded, level: float) -> int:
     """Passes to a level for who knows all fronts and takes what adds most, the full one first."""
-    fronts = [recorded.front(s)[:, :2] for s in range(len(recorded.table.settings))]
+    fronts = [recorded.front(s) for s in range(len(recorded.table.settings))]
     union, n = fronts[0], 1
     while 100.0 * hypervolume(union, recorded.reference) / recorded.exact < level:
         gains = [hypervolume(np.concatenate([union, f]), recorded.reference) for f in fronts]
@@ -190,7 +190,7 @@ def best_order(recorded: Recorded, level: float) -> int:
 
 def told_apart(recorded: Recorded) -> float:
     """Leave-one-out R^2 of reaches, median over directions, of a model of all settings."""
-    fronts = [recorded.front(s)[:, :2] / recorded.reference for s in range(len(recorded.number))]
+    fronts = [recorded.front(s) / recorded.reference for s in range(len(recorded.number))]
     gate = sampler.Gate(codec=recorded.codec, screen=None)
     own = sampler.own_sampler(gate, 0, lambda trial: None)
     proposer = own._make_caches(recorded.codec.distributions).proposer

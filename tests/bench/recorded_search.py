@@ -135,7 +135,11 @@ class Recorded:
         return np.stack([error, table.latency_s[self.d, s, p], unseen], axis=1)
 
     def front(self, s: int) -> np.ndarray:
-        """Points of a setting within the budgets that none dominates on the search rows [K, 3]."""
+        """Non-dominated points of a setting within the budgets [K, 2]."""
+        return self.told(s)[:, :2]
+
+    def told(self, s: int) -> np.ndarray:
+        """The same with their errors on rows that no search sees [K, 3]."""
         points = self.points(s, np.flatnonzero(self.inside[s]))
         return points[non_dominated(points[:, :2])]
 
@@ -191,7 +195,7 @@ class Recorded:
             setting = codec.decode(trial.params)
             gate.add([setting])
             s = self.number[setting_key(setting)]
-            points = self.front(s)
+            points = self.told(s)
             trial.set_user_attr("front", (points[:, :2] / self.reference).tolist())
             reached = [points[points[:, 1] <= a, 0].min(initial=np.inf) for a in self.anchors]
             study.tell(trial, [v if np.isfinite(v) else NO_ANSWER for v in reached])
