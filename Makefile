@@ -1,7 +1,7 @@
 # make search     from nothing to a report: installs, trains, calibrates, searches, measures
 # make test       lint, types and the tests that take minutes; make test-all runs the slow ones too
 # make gains      joint search against each family alone and static networks; SEEDS=0,1,2
-# make bench      the tables of speed and of search: 40 minutes (QUICK=1: few seeds, ten minutes)
+# make bench      the tables of speed and of search: 20 minutes (QUICK=1: few seeds, ten minutes)
 # make docs       docs/ as a site that opens from disk: site/index.html
 # Nothing is installed twice: stamp files in the virtual environment remember what is there.
 
