@@ -73,7 +73,7 @@ def _panel(
     bar = slot * 0.8 / len(shown)
     for i, level in enumerate(LOSS_LEVELS):
         middle = LEFT + slot * (i + 0.5)
-        label = "no loss" if level == 0 else f"{100 * level:g} points"
+        label = "no loss" if level == 0 else f"{100 * level:g} point{'s' * (level != 0.01)}"
         out.append(svg.text(middle, HEIGHT - BOTTOM + 18, label))
         for k, (family, colour) in enumerate(shown.items()):
             mine = [

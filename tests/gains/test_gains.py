@@ -276,6 +276,8 @@ def test_a_plot_shows_the_families_that_were_compared():
     assert ">joint<" in drawn
     assert "skim-only" not in drawn
     assert "static" not in drawn
+    assert ">1 point<" in drawn
+    assert ">2 points<" in drawn
 
 
 def test_formats_threads_and_speed_ups_are_ratios_to_the_right_full_network():
