@@ -342,7 +342,10 @@ def gains(
         "runs/out/gains"
     ),
     seed: Annotated[str, typer.Option(help="Seeds, separated by commas.")] = "0",
-    trials: Trials = None,
+    trials: Annotated[
+        int | None,
+        typer.Option(help="Forward passes of each family in each number format."),
+    ] = None,
     rows: Annotated[int, typer.Option(min=1, help="Texts timed for each configuration.")] = 400,
     repeats: Annotated[int, typer.Option(min=1, help="Repeats of the timing.")] = 5,
     formats: Annotated[

@@ -33,7 +33,7 @@ def gains(
         jobs: Job files, or names of shipped ones.
         out: Folder that gets results and `gains.md`.
         seeds: Seeds of training and search.
-        trials: Forward passes of each family; None: the job's.
+        trials: Forward passes of each family in each number format; None: the job's.
         rows: Report rows to time.
         repeats: Repeats of the timing.
         formats: Number formats to search; None: fp32 and those that are not slower here.

@@ -1,4 +1,8 @@
-"""The searches that are compared: one supernet, one data split, four spaces, the same passes."""
+"""The searches that are compared: one supernet, one data split, four spaces, the same passes.
+
+Each number format has a search of its own, because it is judged by itself: in one front of several
+formats the fastest hides what the others could do, and they get few passes.
+"""
 
 from __future__ import annotations
 
@@ -27,10 +31,10 @@ OBJECTIVES = ("error", "time_per_sample_s")  # every speed-up is a ratio of time
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Searched:
-    """A family's finished passes."""
+    """A family's finished passes, of all number formats."""
 
     family: str
-    opened: Opened
+    opened: Opened  # of the first format, fp32
     settings: dict[int, Candidate]  # outer setting by trial
     traces: dict[int, Path]  # of the search rows
 
@@ -40,11 +44,11 @@ def family_job(
     material: Material,
     family: str,
     *,
-    formats: Sequence[str],
+    dtype: str,
     seed: int,
     trials: int | None,
 ) -> Job:
-    """`job` narrowed to a family and `formats`, on this machine alone, without budgets.
+    """`job` narrowed to a family and a number format, on this machine alone, without budgets.
 
     The supernet stays the joint job's: what it is trained for is written down. Budgets are left
     out because they would forbid the families without exits, which run all layers.
@@ -54,11 +58,11 @@ def family_job(
     search = job.search.model_copy(update={"seed": seed, "trials": trials or job.search.trials})
     made = job.model_copy(
         update={
-            "name": f"{job.name}-{family}-seed{seed}",
+            "name": f"{job.name}-{family}-{dtype}-seed{seed}",
             "devices": ("local",),
             "score_on": (),
             "budgets": {},
-            "space": material.space.restrict(family).to_dict() | {"dtype": list(formats)},
+            "space": material.space.restrict(family).to_dict() | {"dtype": [dtype]},
             "training": training,
             "search": search,
         }
@@ -78,15 +82,15 @@ def search_families(
     progress: Progress,
     families: Sequence[str] = FAMILIES,
 ) -> list[Searched]:
-    """Run, or go on with, the passes of every family.
+    """Run, or go on with, the passes of every family in every number format.
 
     Args:
         job: The job.
-        out: Gets a run folder for each family.
+        out: Gets a run folder for each family and format.
         traces: Folder of the traces that families share.
-        formats: Number formats that are searched.
+        formats: Number formats that are searched, fp32 first.
         seed: Of training and search.
-        trials: Passes of each family; None: the job's.
+        trials: Passes of each family in each number format; None: the job's.
         progress: Shows what happens.
         families: Which, in this order.
 
@@ -96,38 +100,58 @@ def search_families(
     material = open_material(job)
     found = []
     for family in families:
-        progress.stage(f"{job.name}, seed {seed}: {family}")
-        mine = family_job(job, material, family, formats=formats, seed=seed, trials=trials)
-        own = open_material(mine)
-        run = make_run(mine, own, out)
-        opened = open_all(mine, run, own, progress)
-        opened = replace(opened, quality=RememberingQuality.of(opened.quality, traces))
-        problem, _ = problem_of(opened)
-        result = run_passes(opened, problem, progress)
-        if result.stopped == "interrupted":
-            raise KeyboardInterrupt
-        _, found_traces = pass_fronts(run)
-        settings = {n: opened.material.space.decode(s) for n, s in result.settings.items()}
-        found.append(
-            Searched(
-                family=family,
-                opened=opened,
-                settings={n: settings[n] for n in found_traces},
-                traces=found_traces,
-            )
-        )
+        parts = []
+        for dtype in formats:
+            progress.stage(f"{job.name}, seed {seed}: {family}, {dtype}")
+            mine = family_job(job, material, family, dtype=dtype, seed=seed, trials=trials)
+            parts.append(_search(mine, family, out=out, traces=traces, progress=progress))
+        found.append(_together(parts))
     return found
 
 
-def full_network(searched: Searched) -> FullNetwork:
-    """The full network of a search, its trace of the search rows included."""
-    space = searched.opened.material.space
-    full = space.full()
+def _search(mine: Job, family: str, *, out: Path, traces: Path, progress: Progress) -> Searched:
+    """Run, or go on with, the passes of one search."""
+    own = open_material(mine)
+    run = make_run(mine, own, out)
+    opened = open_all(mine, run, own, progress)
+    opened = replace(opened, quality=RememberingQuality.of(opened.quality, traces))
+    problem, _ = problem_of(opened)
+    result = run_passes(opened, problem, progress)
+    if result.stopped == "interrupted":
+        raise KeyboardInterrupt
+    _, found = pass_fronts(run)
+    settings = {n: own.space.decode(s) for n, s in result.settings.items()}
+    return Searched(
+        family=family,
+        opened=opened,
+        settings={n: settings[n] for n in found},
+        traces=found,
+    )
+
+
+def _together(parts: Sequence[Searched]) -> Searched:
+    """The passes of a family's searches as those of one, numbered anew."""
+    passes = [(part.settings[n], part.traces[n]) for part in parts for n in sorted(part.traces)]
+    return replace(
+        parts[0],
+        settings={n: outer for n, (outer, _) in enumerate(passes)},
+        traces={n: trace for n, (_, trace) in enumerate(passes)},
+    )
+
+
+def full_network(searched: Searched, formats: Sequence[str]) -> FullNetwork:
+    """The full network of a search, its trace of the search rows included.
+
+    Args:
+        searched: A family's passes, those in fp32 among them.
+        formats: All number formats that are searched.
+    """
+    full = searched.opened.material.space.full()
     trial = next(n for n, outer in searched.settings.items() if outer == full)
     weights = searched.opened.quality.weights_hash
     return FullNetwork(
         trial=trial,
-        outer={d: replace(full, dtype=d) for d in space.table.dtype},
+        outer={d: replace(full, dtype=d) for d in formats},
         trace=load_trace(searched.traces[trial], weights),
         exit_batching=searched.opened.exit_batching,
     )

@@ -69,7 +69,7 @@ def compare(
         job: The job; its budgets and other devices are left out.
         out: Folder of the comparison; gets `<job>-seed<seed>/` and the run folders.
         seed: Of training and search.
-        trials: Forward passes of each family; None: the job's.
+        trials: Forward passes of each family in each number format; None: the job's.
         rows: Report rows to time.
         repeats: Repeats of the timing.
         formats: Number formats to search, fp32 among them, whatever the job's are; None: the job's
@@ -106,7 +106,7 @@ def compare(
         families=[name for name in FAMILIES if name in families],
     )
     one = searched[0]
-    full = full_network(one)
+    full = full_network(one, searchable)
     static = [k for k in STATIC_LAYERS if k < full.trace.num_layers] if STATIC in families else []
     progress.stage("naming points on the search rows")
     fronts = _all_fronts(searched, full, progress)

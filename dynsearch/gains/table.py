@@ -26,7 +26,8 @@ def markdown(results: Sequence[Result]) -> str:
         f"{first['processor']}, {first['threads']} thread of {first['cores']} cores; commit "
         f"`{(first['commit'] or 'unknown')[:7]}`; seeds {seeds}. {rows['search']:,} search rows, "
         f"{rows['report']:,} report rows, {rows['timed']} timed x {rows['repeats']} repeats. "
-        f"Passes: {', '.join(f'{k} {v}' for k, v in first['passes'].items())}.",
+        f"Passes, all number formats together: "
+        f"{', '.join(f'{k} {v}' for k, v in first['passes'].items())}.",
         "",
         "Measured speed-up against the full network of the same number format at the same batch "
         "size (8: sorted by length); in brackets the loss in points, confirmed on the report "

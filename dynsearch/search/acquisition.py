@@ -249,9 +249,7 @@ def front_acquisition(history: History, pending: F64 | None, *, fits: Fits) -> F
         pending: Features of rows under way [P, F]; None: there are none.
         fits: Where hyperparameters are kept.
     """
-    objectives = history.fronts[0][0].shape[1]
-    num = _DIRECTIONS if objectives == 2 else 4 * _DIRECTIONS
-    reaches = fits.reaches(history.fronts, directions(objectives, num))
+    objectives, num, reaches = _reaches(history, fits)
 
     def badness(first: int) -> F64:
         known = reaches[:first]
@@ -272,6 +270,19 @@ def front_acquisition(history: History, pending: F64 | None, *, fits: Fits) -> F
     devices = len(history.fronts[0])
     share = sector(objectives, num) / devices
     return FrontAcquisition(gp=gp, best=best, objectives=objectives, share=share)
+
+
+def widest(history: History, fits: Fits) -> F64:
+    """The row [G] whose fronts alone have the largest hypervolume, mean over devices."""
+    objectives, _, reaches = _reaches(history, fits)
+    return np.asarray(history.rows[int(np.argmax((reaches**objectives).sum(axis=1)))])
+
+
+def _reaches(history: History, fits: Fits) -> tuple[int, int, F64]:
+    """Objectives, directions, and how far every front reaches in each of them [n, J]."""
+    objectives = history.fronts[0][0].shape[1]
+    num = _DIRECTIONS if objectives == 2 else 4 * _DIRECTIONS
+    return objectives, num, fits.reaches(history.fronts, directions(objectives, num))
 
 
 def front_of(history: History) -> F64:

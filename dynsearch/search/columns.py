@@ -111,6 +111,20 @@ class Columns:
         changed[rows, at] = self._snap(value, at)
         return changed
 
+    def inside(self, X: F64) -> NDArray[np.bool_]:
+        """Which knobs of rows [B, G] are ordered and between their ends [B, G]."""
+        at = np.arange(self.num)
+        low, high = self._back(self.low, at), self._back(self.high, at)
+        return (low < X) & (high > X) & ~self.unordered
+
+    def middles(self, row: F64) -> F64:
+        """`row` [G] with each ordered knob of three values or more, in turn, half-way [K, G]."""
+        at = np.flatnonzero(~self.unordered)
+        half = self._snap(self._back(0.5 * (self.low[at] + self.high[at]), at), at)
+        rows = np.tile(row, (at.size, 1))
+        rows[np.arange(at.size), at] = half
+        return rows[self.inside(rows)[np.arange(at.size), at]]
+
     def cross(self, rng: Generator, A: F64, B: F64) -> F64:
         """Rows that have each knob from one of two parents."""
         return np.where(rng.random(A.shape) < 0.5, A, B)

@@ -26,6 +26,7 @@ from dynsearch.search.acquisition import (
     front_acquisition,
     front_of,
     point_acquisition,
+    widest,
 )
 from dynsearch.search.columns import make_columns
 from dynsearch.search.free import FreeChecks
@@ -149,9 +150,17 @@ class CostAwareSampler(BaseSampler):
         proposer = caches.proposer
         startup = min(self._startup, FRONT_STARTUP) if history.fronts else self._startup
         if history.rows.shape[0] < startup:
-            offers = proposer.first(history, rng)
-        else:
-            offers = proposer.ranked(history, self._acquisition(caches, history, study), rng)
+            return self._accepted(proposer, proposer.first(history, rng))
+        if history.fronts:
+            base = widest(history, caches.fits)
+            halfway = self._accepted(proposer, proposer.halfway(history, base))
+            if halfway is not None:
+                return halfway
+        score = self._acquisition(caches, history, study)
+        return self._accepted(proposer, proposer.ranked(history, score, rng))
+
+    def _accepted(self, proposer: Proposer, offers: F64) -> Params | None:
+        """Parameters of the first of some rows that is accepted."""
         for row in offers:
             params = proposer.columns.params(row)
             accepted = params if self._accept is None else self._accept(params)

@@ -67,6 +67,16 @@ class Proposer:
         gaps = squared_distance(self.describe(X), self.describe(seen)).min(axis=1)
         return X[np.argsort(-gaps, kind="stable")[:_OFFERED]]
 
+    def halfway(self, history: History, base: F64) -> F64:
+        """`base` [G] with a knob half-way of which only the ends were ever tried [B, G].
+
+        Between two ends a smooth model draws a line and is sure of it.
+        """
+        tried = self.columns.inside(np.concatenate([history.rows, history.pending])).any(axis=0)
+        rows = self.checks.canonicalise(self.columns, self.columns.middles(base))
+        new = (self.columns.inside(rows) & ~tried).any(axis=1)
+        return self._fresh(rows[new], history.known, set())[0]
+
     def ranked(self, history: History, score: Acquisition, rng: np.random.Generator) -> F64:
         """Proposals by falling score [B, G]: a first round, then climbing from its best."""
         best, scores = np.empty((0, self.columns.num)), np.empty(0)

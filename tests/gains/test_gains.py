@@ -151,6 +151,22 @@ def test_some_families_are_compared_first_and_the_others_later(
 
 
 @pytest.mark.ray
+def test_each_number_format_has_a_search_and_passes_of_its_own(home, tmp_path, monkeypatch):
+    monkeypatch.setenv("DYNSEARCH_CACHE", str(home / "cache"))
+    options = ["--out", str(tmp_path), "--rows", "16", "--repeats", "1", "-q"]
+    options += ["--formats", "fp32,bf16", "--families", "exit-only,joint"]
+    assert run(["gains", str(home / "job.toml"), *options]) == 0
+    found = json.loads((tmp_path / "tiny-seed0" / "result.json").read_text())
+    assert found["passes"] == {"exit-only": 2, "joint": 6}
+    fronts = {(f["family"], f["dtype"]): f for f in found["fronts"] if f["batch"] == 1}
+    assert {d for _, d in fronts} == {"fp32", "bf16"}
+    assert fronts["joint", "fp32"]["passes"] == fronts["joint", "bf16"]["passes"] == 3
+    runs = [path.name.rsplit("-", 1)[0] for path in (tmp_path / "runs").iterdir()]
+    families_and_formats = [f"{f}-{d}" for f in ("exit-only", "joint") for d in ("bf16", "fp32")]
+    assert sorted(runs) == [f"tiny-{name}-seed0" for name in families_and_formats]
+
+
+@pytest.mark.ray
 def test_families_hold_only_their_own_ideas(result):
     allowed = {
         "exit-only": {"exits"},

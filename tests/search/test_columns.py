@@ -76,3 +76,29 @@ def test_features_lie_between_0_and_1_and_leave_out_what_is_fixed() -> None:
     assert features.min() >= 0.0
     assert features.max() <= 1.0
     assert features[:, 3].mean() == pytest.approx(0.5, abs=0.1)  # the rate, in its logarithm
+
+
+def test_half_way_is_the_middle_level_of_each_ordered_knob_of_three_values_or_more() -> None:
+    columns = make_columns(SPACE)
+    base = columns.rows(
+        {"flag": 1, "level": 9, "share": 0.99, "rate": 1e-4, "grid": 1.0, "kind": "b", "fixed": 7}
+    )
+    found = columns.middles(base)
+    names = list(SPACE)
+    changed = {names[i]: row[i] for row in found for i in np.flatnonzero(row != base)}
+    assert (found != base).sum(axis=1).tolist() == [1, 1, 1, 1]
+    assert changed == {
+        "level": 3.0,
+        "share": pytest.approx(0.745),
+        "rate": pytest.approx(1e-2),
+        "grid": 0.5,
+    }
+
+
+def test_inside_are_ordered_knobs_that_are_at_neither_end() -> None:
+    columns = make_columns(SPACE)
+    ends = [columns._back(x, np.arange(columns.num)) for x in (columns.low, columns.high)]
+    assert not columns.inside(np.stack(ends)).any()
+    inner = columns.draw(np.random.default_rng(0), 500)
+    names = np.array(list(SPACE))
+    assert set(names[columns.inside(inner).any(axis=0)]) == {"level", "share", "rate", "grid"}

@@ -207,3 +207,73 @@ def test_fronts_are_modelled_from_the_third_evaluation_on(monkeypatch: pytest.Mo
     asked.clear()
     run(new_study(new_sampler()), 7)
     assert asked == [0, 1, 2, 3, 4]
+
+
+def told(study: optuna.Study, params: dict[str, Any], front: list[list[float]]) -> None:
+    study.add_trial(
+        optuna.trial.create_trial(
+            params=params, distributions=KEPT, values=[0.5, 0.5], user_attrs={"front": front}
+        )
+    )
+
+
+KEPT: dict[str, BaseDistribution] = {
+    "keep_1": IntDistribution(0, 4),
+    "keep_2": IntDistribution(0, 4),
+    "split": IntDistribution(0, 1),
+    "kind": CategoricalDistribution(("a", "b", "c")),
+}
+
+
+def test_a_knob_of_which_only_the_ends_were_tried_is_tried_half_way_at_the_widest_front(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    by_model: list[int] = []
+    ranked = Proposer.ranked
+
+    def counted(self: Proposer, history: History, *args: Any) -> F64:
+        by_model.append(history.rows.shape[0])
+        return ranked(self, history, *args)
+
+    monkeypatch.setattr(Proposer, "ranked", counted)
+    fronts = lambda trial: [np.array(trial.user_attrs["front"])]  # noqa: E731
+    sampler = CostAwareSampler(seed=0, space=KEPT, reference=(1.0, 1.0), read_fronts=fronts)
+    study = new_study(sampler)
+    told(study, {"keep_1": 4, "keep_2": 4, "split": 0, "kind": "a"}, [[0.2, 0.8], [0.7, 0.6]])
+    told(study, {"keep_1": 0, "keep_2": 4, "split": 1, "kind": "b"}, [[0.3, 0.4]])
+    told(study, {"keep_1": 4, "keep_2": 0, "split": 0, "kind": "c"}, [[0.6, 0.3], [0.9, 0.1]])
+    tried = [
+        {"keep_1": 2, "keep_2": 4, "split": 1, "kind": "b"},
+        {"keep_1": 0, "keep_2": 2, "split": 1, "kind": "b"},
+    ]
+    for params in tried:
+        assert sampler.propose(study, KEPT) == params
+        told(study, params, [[0.3, 0.3]] if params["keep_1"] == 0 else [[0.5, 0.5]])
+    assert by_model == []
+    sampler.propose(study, KEPT)  # another front is the widest now, both knobs were half-way
+    assert by_model == [5]
+
+
+def test_half_way_is_not_tried_again_where_it_is_under_way_or_was_refused() -> None:
+    fronts = lambda trial: [np.array(trial.user_attrs["front"])]  # noqa: E731
+    refused: list[dict[str, Any]] = []
+
+    def accept(params: dict[str, Any]) -> dict[str, Any] | None:
+        if 0 < params["keep_1"] < 4:
+            refused.append(params)
+            return None
+        return params
+
+    sampler = CostAwareSampler(
+        seed=0, space=KEPT, reference=(1.0, 1.0), read_fronts=fronts, accept=accept
+    )
+    study = new_study(sampler)
+    for ends in ((4, 4, "a"), (0, 0, "b"), (4, 0, "c")):
+        params = {"keep_1": ends[0], "keep_2": ends[1], "split": 0, "kind": ends[2]}
+        told(study, params, [[0.5, 0.5 - 0.1 * (ends[2] == "a")]])
+    first = study.ask(KEPT)
+    assert first.params == {"keep_1": 4, "keep_2": 2, "split": 0, "kind": "a"}
+    second = study.ask(KEPT)
+    assert refused
+    assert second.params != first.params
+    assert second.params["keep_1"] in (0, 4)
