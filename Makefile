@@ -1,6 +1,6 @@
 # make search     from nothing to a report: installs, trains, calibrates, searches, measures
 # make test       lint, types and the tests that take minutes; make test-all runs the slow ones too
-# make gains      joint search against each family alone and static networks; SEEDS=0,1,2
+# make gains      joint search against each family alone and static networks; SEEDS=0,1,2, PASSES=10
 # make bench      the tables of speed and of search: 20 minutes (QUICK=1: few seeds, ten minutes)
 # make docs       docs/ as a site that opens from disk: site/index.html
 # Nothing is installed twice: stamp files in the virtual environment remember what is there.
@@ -34,9 +34,11 @@ search: install install-demo
 
 SEEDS ?= 0
 GAINS ?= runs/jobs/short-sentences.toml runs/jobs/long-reviews.toml
+# Of each family in each number format.
+PASSES ?= 10
 
 gains: install install-demo
-	$(BIN)/dynsearch gains $(GAINS) --seed $(SEEDS) --out $(OUT)/gains
+	$(BIN)/dynsearch gains $(GAINS) --seed $(SEEDS) --trials $(PASSES) --out $(OUT)/gains
 
 TEST_PROCESSES ?= 2
 PYTEST := $(ONE_THREAD) $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadgroup --no-loadscope-reorder

@@ -18,23 +18,23 @@ from search_spaces.candidate import DTYPES
 def markdown(results: Sequence[Result]) -> str:
     """Tables of one job; `results` are its `result.json` contents, one a seed."""
     first = results[0]
-    rows = first["rows"]
     seeds = ", ".join(str(r["seed"]) for r in results)
+    told = [
+        _by_seed([text(r) for r in results])
+        for text in (_machine, _commit, lambda r: _rows(r["rows"]), lambda r: _passes(r["passes"]))
+    ]
     lines = [
         f"## {first['job']}",
         "",
-        f"{first['processor']}, {first['threads']} thread of {first['cores']} cores; commit "
-        f"`{(first['commit'] or 'unknown')[:7]}`; seeds {seeds}. {rows['search']:,} search rows, "
-        f"{rows['report']:,} report rows, {rows['timed']} timed x {rows['repeats']} repeats. "
-        f"Passes, all number formats together: "
-        f"{', '.join(f'{k} {v}' for k, v in first['passes'].items())}.",
+        f"{told[0]}; commit {told[1]}; seeds {seeds}. {told[2]}. Passes, all number formats "
+        f"together: {told[3]}.",
         "",
         "Measured speed-up against the full network of the same number format at the same batch "
         "size (8: sorted by length); in brackets the loss in points, confirmed on the report "
         "rows. Each point is the fastest whose `error_bound` on the search rows allows the "
         "level, named before the report rows were opened. *missed*: its confirmed loss is above "
-        "the level. Where there are several seeds, speed-ups and losses are means."
-        + _not_searched(first),
+        "the level. Where there are several seeds, speed-ups and losses are means; in square "
+        "brackets the least and the largest speed-up." + _not_searched(first),
         "",
         *_speed_table(results),
         "",
@@ -47,6 +47,28 @@ def markdown(results: Sequence[Result]) -> str:
         *_agreement(results),
     ]
     return "\n".join(lines) + "\n"
+
+
+def _machine(result: Result) -> str:
+    return f"{result['processor']}, {result['threads']} thread of {result['cores']} cores"
+
+
+def _commit(result: Result) -> str:
+    return f"`{(result['commit'] or 'unknown')[:7]}`"
+
+
+def _rows(rows: Mapping[str, int]) -> str:
+    timed = f"{rows['timed']} timed x {rows['repeats']} repeats"
+    return f"{rows['search']:,} search rows, {rows['report']:,} report rows, {timed}"
+
+
+def _passes(passes: Mapping[str, int]) -> str:
+    return ", ".join(f"{family} {number}" for family, number in passes.items())
+
+
+def _by_seed(texts: Sequence[str]) -> str:
+    """One text where all seeds have the same, else those of all seeds in their order."""
+    return texts[0] if len(set(texts)) == 1 else "; ".join(texts)
 
 
 def _not_searched(result: Result) -> str:
@@ -82,6 +104,9 @@ def _cell(mine: Sequence[Mapping[str, Any]], level: float, seeds: int) -> str:
     speed = mean(c["speed_up"] for c in have)
     loss = mean(c["confirmed_loss"] for c in have)
     text = f"{speed:.2f}x ({100 * loss:+.2f})"
+    if len(have) > 1:
+        all_seeds = [c["speed_up"] for c in have]
+        text = f"{speed:.2f}x [{min(all_seeds):.2f}, {max(all_seeds):.2f}] ({100 * loss:+.2f})"
     if loss > level + 1e-12:
         text += " *missed*"
     if len(have) < seeds:
@@ -96,18 +121,20 @@ def _reference_table(results: Sequence[Result]) -> list[str]:
     ]
     errors = [r["full"]["confirmed_error"] for r in results]
     lines.append(row(["full network", _points(errors), "0"]))
-    for i, reference in enumerate(results[0]["references"]):
-        found = [r["references"][i]["confirmed"] for r in results]
+    references = [reference for r in results for reference in r["references"]]
+    for name in dict.fromkeys(reference["name"] for reference in references):
+        found = [reference["confirmed"] for reference in references if reference["name"] == name]
         loss = [100 * f["loss"] for f in found]
         spread = f"{mean(loss):+.2f} [{min(f['low'] for f in found) * 100:+.2f}, "
         spread += f"{max(f['high'] for f in found) * 100:+.2f}]"
-        lines.append(row([reference["name"], _points([f["error"] for f in found]), spread]))
+        lines.append(row([name, _points([f["error"] for f in found]), spread]))
     return lines
 
 
 def _volume_table(results: Sequence[Result]) -> list[str]:
-    families = list(dict.fromkeys(f["family"] for f in results[0]["fronts"]))
-    groups = list(dict.fromkeys((f["dtype"], f["batch"]) for f in results[0]["fronts"]))
+    fronts = [f for r in results for f in r["fronts"]]
+    families = list(dict.fromkeys(f["family"] for f in fronts))
+    groups = list(dict.fromkeys((f["dtype"], f["batch"]) for f in fronts))
     head = [f"{dtype}, batch {batch}" for dtype, batch in groups]
     lines = [row(["hypervolume (search rows, predicted)", *head])]
     lines.append(row(["---"] * (1 + len(head))))
@@ -116,8 +143,7 @@ def _volume_table(results: Sequence[Result]) -> list[str]:
         for group in groups:
             values = [
                 f["hypervolume"]
-                for r in results
-                for f in r["fronts"]
+                for f in fronts
                 if (f["family"], f["dtype"], f["batch"]) == (family, *group)
             ]
             texts.append(f"{mean(values):.4f}" if values else "none")

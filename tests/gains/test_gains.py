@@ -19,7 +19,7 @@ from dynsearch.gains import run as gains_run
 from dynsearch.gains.cells import speed_cells
 from dynsearch.gains.formats import format_table
 from dynsearch.gains.plot import figure
-from dynsearch.gains.table import _agreement, agreement
+from dynsearch.gains.table import _agreement, _by_seed, _cell, _reference_table, agreement
 from dynsearch.testing import tiny_data, tiny_model
 
 JOB = """
@@ -271,6 +271,30 @@ def test_speed_up_is_a_ratio_of_times_in_one_group_and_missed_levels_stay():
     assert cells[0.01]["against_fp32"] == 10.0
     assert cells[0.01]["confirmed_loss"] == 0.02
     assert "speed_up" not in cells[0.0]
+
+
+def test_several_seeds_are_a_mean_with_the_least_and_the_largest_speed_up():
+    cells = [
+        {"speed_up": speed, "confirmed_loss": loss}
+        for speed, loss in ((4.0, 0.004), (6.0, 0.008), (5.0, 0.006))
+    ]
+    assert _cell(cells, 0.005, 3) == "5.00x [4.00, 6.00] (+0.60) *missed*"
+    assert _cell(cells[:1], 0.005, 1) == "4.00x (+0.40)"
+    assert _cell([*cells[:2], {}], 0.01, 3) == "5.00x [4.00, 6.00] (+0.60) [2 of 3 seeds]"
+
+
+def test_what_seeds_do_not_share_is_told_of_each():
+    assert _by_seed(["21 passes", "21 passes"]) == "21 passes"
+    assert _by_seed(["21 passes", "20 passes"]) == "21 passes; 20 passes"
+    confirmed = {"error": 0.1, "loss": 0.01, "low": 0.0, "high": 0.02}
+    conventional = {"name": "conventional", "confirmed": confirmed}
+    static = {"name": "first 2 layers, fine-tuned", "confirmed": confirmed | {"loss": 0.05}}
+    results = [
+        {"full": {"confirmed_error": 0.1}, "references": references}
+        for references in ([conventional], [conventional, static])
+    ]
+    found = "\n".join(_reference_table(results))
+    assert "| first 2 layers, fine-tuned | 10.00 % | +5.00 [+0.00, +2.00] |" in found
 
 
 def test_a_plot_shows_the_families_that_were_compared():
