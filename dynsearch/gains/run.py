@@ -32,6 +32,7 @@ from dynsearch.gains.picks import (
     confirm_static,
     family_fronts,
 )
+from dynsearch.gains.remembered import RememberingQuality
 from dynsearch.gains.timed import time_apart, whole_rows
 from dynsearch.job import Job
 from dynsearch.progress import Progress
@@ -125,7 +126,7 @@ def compare(
         quality=quality,
         on_progress=progress.share,
     )
-    references = _references(one, static, full, correct, progress)
+    references = _references(one, static, full, correct, folder / "traces", progress)
     progress.stage("timing everything in turns")
     timings = folder / "timings.json"
     plan, wanted = folder / "to-time.json", _to_time(one, static, full, fronts)
@@ -256,15 +257,21 @@ def _references(
     static: Sequence[int],
     full: FullNetwork,
     correct: NDArray[np.bool_],
+    traces: Path,
     progress: Progress,
 ) -> list[dict[str, Any]]:
-    """The conventional network and the first `static` layers, fine-tuned."""
+    """The conventional network and the first `static` layers, fine-tuned.
+
+    Their passes are kept in `traces`.
+    """
     material, layers = one.opened.material, full.trace.num_layers
     out = []
     for k in [layers, *static]:
         name = "conventional" if k == layers else f"first {k} layers, fine-tuned"
         progress.stage(f"reference: {name}")
-        quality = open_reference(material, k, progress=progress.share)
+        quality = RememberingQuality.of(
+            open_reference(material, k, progress=progress.share), traces
+        )
         outer = reference_candidate(material, k, "fp32")
         with all_cores():
             selected, bound = bound_of(quality.record(outer, "search"), full)

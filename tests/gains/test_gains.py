@@ -20,6 +20,7 @@ from dynsearch.gains.cells import speed_cells
 from dynsearch.gains.formats import format_table
 from dynsearch.gains.plot import figure
 from dynsearch.gains.table import _agreement, _by_seed, _cell, _reference_table, agreement
+from dynsearch.quality.trace import trace_header
 from dynsearch.testing import tiny_data, tiny_model
 
 JOB = """
@@ -234,6 +235,15 @@ def test_references_are_fine_tuned_networks_of_their_own(home, result):
     assert "first 2 layers, fine-tuned" in names
     assert len(list((home / "cache" / "references").iterdir())) == len(names)
     assert result["references"][0]["confirmed"]["error"] < 0.4  # it did learn
+
+
+@pytest.mark.ray
+def test_passes_of_references_are_kept_for_a_comparison_that_goes_on(home, result):
+    every = (home / "out" / "tiny-seed0" / "traces").glob("*.npz")
+    headers = [trace_header(path) for path in every]
+    for split in ("search", "report"):
+        networks = {h["weights_hash"] for h in headers if h["split"] == split}
+        assert len(networks) == 1 + len(result["references"])
 
 
 @pytest.mark.ray
