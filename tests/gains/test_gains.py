@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -94,7 +95,8 @@ def test_every_family_has_the_same_supernet_and_no_more_passes_than_the_job(home
 @pytest.mark.ray
 def test_no_setting_is_run_twice_whichever_family_asks_for_it(home, result):
     folder = home / "out" / "tiny-seed0" / "traces"
-    recorded = len(list(folder.glob("search-*.npz")))
+    networks = Counter(trace_header(path)["weights_hash"] for path in folder.glob("search-*.npz"))
+    recorded = max(networks.values())  # of the supernet; each reference has one pass
     assert recorded <= sum(result["passes"].values()) - 3  # the full network is in every family
     assert list(folder.glob("report-*.npz"))
 
