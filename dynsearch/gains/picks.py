@@ -69,7 +69,7 @@ class FamilyFront:
     family: str
     dtype: str
     batch: int
-    passes: int
+    passes: int  # of this format
     hypervolume: float
     full_s: float  # predicted time per sample of the full network in this format at this batch
     picks: tuple[Pick, ...]
@@ -109,7 +109,7 @@ def family_fronts(
                     family=family,
                     dtype=dtype,
                     batch=workload.batch,
-                    passes=len(searched.traces),
+                    passes=sum(outer.dtype == dtype for outer in searched.settings.values()),
                     hypervolume=hypervolume(union.points(OBJECTIVES), reference),
                     full_s=full_s[dtype],
                     picks=_picks(family, searched, union, full, workload),

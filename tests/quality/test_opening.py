@@ -116,7 +116,7 @@ def test_a_family_without_skims_shares_the_supernet_of_the_joint_job(tmp_path):
     job = with_skims(tmp_path)
     whole = open_material(job)
     assert whole.training.input_skims
-    mine = family_job(job, whole, "exit-only", formats=["fp32"], seed=0, trials=None)
+    mine = family_job(job, whole, "exit-only", dtype="fp32", seed=0, trials=None)
     part = open_material(mine)
     assert part.space.table.skim is None
     assert part.key == whole.key
