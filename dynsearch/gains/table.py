@@ -33,8 +33,9 @@ def markdown(results: Sequence[Result]) -> str:
         "size (8: sorted by length); in brackets the loss in points, confirmed on the report "
         "rows. Each point is the fastest whose `error_bound` on the search rows allows the "
         "level, named before the report rows were opened. *missed*: its confirmed loss is above "
-        "the level. Where there are several seeds, speed-ups and losses are means; in square "
-        "brackets the least and the largest speed-up." + _not_searched(first),
+        "the level. Where there are several seeds, speed-ups and losses are means, in square "
+        "brackets stand the least and the largest speed-up, and *missed in* counts seeds."
+        + _not_searched(first),
         "",
         *_speed_table(results),
         "",
@@ -101,14 +102,14 @@ def _cell(mine: Sequence[Mapping[str, Any]], level: float, seeds: int) -> str:
     have = [c for c in mine if "speed_up" in c]
     if not have:
         return "none"
-    speed = mean(c["speed_up"] for c in have)
-    loss = mean(c["confirmed_loss"] for c in have)
-    text = f"{speed:.2f}x ({100 * loss:+.2f})"
-    if len(have) > 1:
-        all_seeds = [c["speed_up"] for c in have]
-        text = f"{speed:.2f}x [{min(all_seeds):.2f}, {max(all_seeds):.2f}] ({100 * loss:+.2f})"
-    if loss > level + 1e-12:
-        text += " *missed*"
+    speeds = [c["speed_up"] for c in have]
+    loss = 100 * mean(c["confirmed_loss"] for c in have)
+    missed = sum(c["confirmed_loss"] > level + 1e-12 for c in have)
+    if len(have) == 1:
+        text = f"{speeds[0]:.2f}x ({loss:+.2f})" + (" *missed*" if missed else "")
+    else:
+        text = f"{mean(speeds):.2f}x [{min(speeds):.2f}, {max(speeds):.2f}] ({loss:+.2f})"
+        text += f" *missed in {missed}*" if missed else ""
     if len(have) < seeds:
         text += f" [{len(have)} of {seeds} seeds]"
     return text

@@ -290,8 +290,9 @@ def test_several_seeds_are_a_mean_with_the_least_and_the_largest_speed_up():
         {"speed_up": speed, "confirmed_loss": loss}
         for speed, loss in ((4.0, 0.004), (6.0, 0.008), (5.0, 0.006))
     ]
-    assert _cell(cells, 0.005, 3) == "5.00x [4.00, 6.00] (+0.60) *missed*"
+    assert _cell(cells, 0.005, 3) == "5.00x [4.00, 6.00] (+0.60) *missed in 2*"
     assert _cell(cells[:1], 0.005, 1) == "4.00x (+0.40)"
+    assert _cell(cells[1:2], 0.005, 1) == "6.00x (+0.80) *missed*"
     assert _cell([*cells[:2], {}], 0.01, 3) == "5.00x [4.00, 6.00] (+0.60) [2 of 3 seeds]"
 
 
