@@ -19,15 +19,14 @@ def markdown(results: Sequence[Result]) -> str:
     """Tables of one job; `results` are its `result.json` contents, one a seed."""
     first = results[0]
     seeds = ", ".join(str(r["seed"]) for r in results)
-    told = [
-        _by_seed([text(r) for r in results])
-        for text in (_machine, _commit, lambda r: _rows(r["rows"]), lambda r: _passes(r["passes"]))
-    ]
+    machine, commit, rows, passes = (
+        _by_seed([text(r) for r in results]) for text in (_machine, _commit, _rows, _passes)
+    )
     lines = [
         f"## {first['job']}",
         "",
-        f"{told[0]}; commit {told[1]}; seeds {seeds}. {told[2]}. Passes, all number formats "
-        f"together: {told[3]}.",
+        f"{machine}; commit {commit}; seeds {seeds}. {rows}. Passes, all number formats "
+        f"together: {passes}.",
         "",
         "Measured speed-up against the full network of the same number format at the same batch "
         "size (8: sorted by length); in brackets the loss in points, confirmed on the report "
@@ -58,13 +57,14 @@ def _commit(result: Result) -> str:
     return f"`{(result['commit'] or 'unknown')[:7]}`"
 
 
-def _rows(rows: Mapping[str, int]) -> str:
+def _rows(result: Result) -> str:
+    rows = result["rows"]
     timed = f"{rows['timed']} timed x {rows['repeats']} repeats"
     return f"{rows['search']:,} search rows, {rows['report']:,} report rows, {timed}"
 
 
-def _passes(passes: Mapping[str, int]) -> str:
-    return ", ".join(f"{family} {number}" for family, number in passes.items())
+def _passes(result: Result) -> str:
+    return ", ".join(f"{family} {number}" for family, number in result["passes"].items())
 
 
 def _by_seed(texts: Sequence[str]) -> str:

@@ -1,11 +1,12 @@
 """The project's own sampler: the next setting is the one expected to add most hypervolume.
 
-For any Optuna study of one to a few objectives. Thousands of candidates are proposed as arrays
-(drawn, changed and crossed from the front, then climbing from the best), what is known, pending or
-breaks a budget is dropped at no cost, and Gaussian processes say what the rest may add. Free
-quantities of candidates are inputs of the models, too: a worst case says much about a mean.
-Nothing is kept but caches: everything is rebuilt from the study's trials, and random numbers come
-from the seed and the number of finished and pending trials.
+For any Optuna study of one to a few objectives. Where evaluations yield fronts, ordered knobs of
+which only the ends were tried are tried half-way before models choose. Thousands of candidates are
+proposed as arrays (drawn, changed and crossed from the front, then climbing from the best), what
+is known, pending or breaks a budget is dropped at no cost, and Gaussian processes say what the
+rest may add. Free quantities of candidates are inputs of the models, too: a worst case says much
+about a mean. Nothing is kept but caches: everything is rebuilt from the study's trials, and random
+numbers come from the seed and the number of finished and pending trials.
 """
 
 from __future__ import annotations
