@@ -27,7 +27,8 @@ LEGEND = 34
 def figure(results: Sequence[Mapping[str, Any]]) -> str:
     """An SVG image; `results` are one job's `result.json` contents, one a seed.
 
-    A bar is the mean over seeds. It is hollow where the mean confirmed loss is above the level.
+    A bar is the mean over seeds that have such a point, with their number where not all have one.
+    It is hollow where the confirmed loss of one of them is above the level.
     """
     cells = [c for c in speed_cells(results) if c["family"] in COLOURS and "speed_up" in c]
     groups = sorted(
@@ -35,23 +36,25 @@ def figure(results: Sequence[Mapping[str, Any]]) -> str:
     )
     shown = {name: c for name, c in COLOURS.items() if any(x["family"] == name for x in cells)}
     top = max((c["speed_up"] for c in cells), default=1.0) * 1.12
-    drawn = [_panel(cells, batch, dtype, top, shown) for batch, dtype in groups]
+    seeds = len(results)
+    drawn = [_panel(cells, batch, dtype, top, shown, seeds) for batch, dtype in groups]
     width, height = svg.panels_size(len(drawn), WIDTH, HEIGHT, LEGEND)
     title = f"{results[0]['job']}: measured speed-up by allowed loss"
     return svg.image(
-        title, width, height, _legend(shown), svg.panels(drawn, WIDTH, HEIGHT, LEGEND)
+        title, width, height, _legend(shown, seeds), svg.panels(drawn, WIDTH, HEIGHT, LEGEND)
     )
 
 
-def _legend(shown: Mapping[str, str]) -> list[Html]:
+def _legend(shown: Mapping[str, str], seeds: int) -> list[Html]:
     out, x = [], LEFT
     for family, colour in shown.items():
         out.append(tag("rect", x=x, y=12, width=12, height=12, fill=colour, rx=2))
         out.append(svg.text(x + 17, 22, family, anchor="start"))
         x += 17 + 8 * len(family) + 12
-    out.append(
-        svg.text(x, 22, "hollow: confirmed loss above the level", anchor="start", soft=True)
-    )
+    words = "hollow: confirmed loss above the level"
+    if seeds > 1:
+        words = f"hollow: missed in a seed; number: of {seeds} seeds"
+    out.append(svg.text(x, 22, words, anchor="start", soft=True))
     return out
 
 
@@ -61,6 +64,7 @@ def _panel(
     dtype: str,
     top: float,
     shown: Mapping[str, str],
+    seeds: int,
 ) -> list[Html]:
     plot_w, plot_h = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
     order = "" if batch == 1 else ", sorted by length"
@@ -85,7 +89,7 @@ def _panel(
             if not mine:
                 continue
             speed = mean(c["speed_up"] for c in mine)
-            missed = mean(c["confirmed_loss"] for c in mine) > level + 1e-12
+            missed = max(c["confirmed_loss"] for c in mine) > level + 1e-12
             high = plot_h * speed / top
             x = middle + bar * (k - len(shown) / 2)
             words = f"{family}: {speed:.2f}x"
@@ -93,6 +97,9 @@ def _panel(
             out.append(
                 svg.bar(x + 1, bottom - high, bar - 2, bottom, colour, words, hollow=missed)
             )
+            if len(mine) < seeds:
+                number = svg.text(x + bar / 2, bottom - high - 4, str(len(mine)), soft=True)
+                out.append(number)
     out.append(svg.text(LEFT + plot_w / 2, HEIGHT - 8, "allowed loss", soft=True))
     return out
 

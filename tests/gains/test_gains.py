@@ -331,6 +331,28 @@ def test_a_plot_shows_the_families_that_were_compared():
     assert "static" not in drawn
     assert ">1 point<" in drawn
     assert ">2 points<" in drawn
+    assert "hollow: confirmed loss above the level" in drawn
+
+
+def test_a_bar_of_several_seeds_is_hollow_where_one_misses_and_says_how_many_have_a_point():
+    def result(seed, loss, levels):
+        confirmed = {"loss": loss, "low": 0.0, "high": 0.03}
+        point = {"id": "a", "levels": levels, "selected_loss": 0.0, "confirmed": confirmed}
+        front = {"family": "joint", "dtype": "fp32", "batch": 1, "points": [point]}
+        times = {"a": {"median": 1.0}, "full": {"median": 3.0}}
+        timed = [{"dtype": "fp32", "batch": 1, "per_sample_s": times}]
+        whole = {"job": "x", "seed": seed, "full": {"selected_error": 0.1}, "references": []}
+        return whole | {"fronts": [front], "timings": timed}
+
+    def bars(results):
+        return figure(results).count('fill="#ffffff"')
+
+    held, barely = result(0, 0.004, [0.01]), result(1, 0.008, [0.01])
+    missed, other = result(1, 0.011, [0.01]), result(1, 0.011, [0.02])
+    assert bars([held, missed]) == bars([held, barely]) + 1  # though the mean is below the level
+    assert ">1<" not in figure([held, missed])
+    assert figure([held, other]).count(">1<") == 2
+    assert "number: of 2 seeds" in figure([held, other])
 
 
 def test_formats_threads_and_speed_ups_are_ratios_to_the_right_full_network():
