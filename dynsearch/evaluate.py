@@ -187,7 +187,7 @@ def build_screen(spec: Mapping[str, Any]) -> PassScreen:
     scene = _scene_of(spec)
     reference: Trace = spec["reference_trace"]
     rows_known = int(spec["screen_rows"])
-    total, part = reference.num_samples, fidelity.first_rows(reference, rows_known)
+    total, part = reference.num_samples, reference.take(slice(rows_known))
     shift = error_of(scene.metric, reference) - error_of(scene.metric, part)
     described: Any = reference.header["outer"]
     full_outer = candidate_from_dict(described)

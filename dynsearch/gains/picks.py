@@ -212,6 +212,49 @@ def confirm_picks(
     return found
 
 
+def same_rows_s(
+    picks: Sequence[Pick],
+    *,
+    scene: Scene,
+    quality: SupernetQuality,
+    rows: NDArray[np.int64],
+) -> dict[tuple[str, int], float]:
+    """Predicted time per sample of named picks with the activity of the timed rows themselves.
+
+    Beside `predicted_s`, which knows the search rows alone, it tells what of its error is owed to
+    the rows.
+
+    Args:
+        picks: Points, confirmed: their settings were run on the report rows.
+        scene: This machine.
+        quality: Gives the traces of the report rows.
+        rows: Report rows that are timed.
+
+    Returns:
+        Seconds by id and batch size.
+    """
+    groups: dict[tuple[str, int], list[Pick]] = {}
+    for pick in picks:
+        if pick.levels and family_of(pick.candidate) != "full":
+            groups.setdefault((candidate_hash(pick.outer), pick.batch), []).append(pick)
+    found: dict[tuple[str, int], float] = {}
+    for (_, batch), group in groups.items():
+        outer = group[0].outer
+        depth = max(int(p.policy.depth[0]) for p in group)
+        trace = quality.record(replace(outer, depth=depth), "report").take(rows)
+        own = replace(scene, workload=workload_of(scene, batch))
+        policies = PolicyBatch.concat([p.policy for p in group])
+        seconds = own.replayer(outer, trace, None).run(policies, [OBJECTIVES[1]])
+        costs = seconds.cost(OBJECTIVES[1])[0]
+        found |= {(p.id, batch): float(costs[i]) for i, p in enumerate(group)}
+    return found
+
+
+def workload_of(scene: Scene, batch: int) -> Workload:
+    """The job's workload at another batch size, above 1 sorted by length."""
+    return replace(scene.workload, batch=batch, sort=batch > 1)
+
+
 def confirm_static(trace: Trace, full_correct: NDArray[np.bool_]) -> Confirmed:
     """Error and paired loss of a network without exits, from its own trace."""
     right = trace.logits[:, -1].argmax(axis=-1) == trace.labels

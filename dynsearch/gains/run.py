@@ -9,7 +9,7 @@ on where it stopped.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -31,9 +31,11 @@ from dynsearch.gains.picks import (
     confirm_picks,
     confirm_static,
     family_fronts,
+    same_rows_s,
+    workload_of,
 )
 from dynsearch.gains.remembered import RememberingQuality
-from dynsearch.gains.timed import time_apart, whole_rows
+from dynsearch.gains.timed import time_apart, timed_rows, whole_rows
 from dynsearch.job import Job
 from dynsearch.progress import Progress
 from dynsearch.quality.apart import run_apart
@@ -126,10 +128,13 @@ def compare(
         quality=quality,
         on_progress=progress.share,
     )
+    timed = timed_rows(full_report.lengths, rows)
+    known = same_rows_s(picks, scene=one.opened.scene, quality=quality, rows=timed)
     references = _references(one, static, full, correct, folder / "traces", progress)
     progress.stage("timing everything in turns")
     timings = folder / "timings.json"
-    plan, wanted = folder / "to-time.json", _to_time(one, static, full, fronts)
+    plan = folder / "to-time.json"
+    wanted = {"rows": rows, "repeats": repeats} | _to_time(one, static, full, fronts)
     if not plan.is_file() or json.loads(plan.read_text(encoding="utf-8")) != wanted:
         timings.unlink(missing_ok=True)
         _write(plan, wanted)
@@ -139,8 +144,6 @@ def compare(
             timings,
             plan,
             one.opened.run.path,
-            rows,
-            repeats,
             progress=progress.share,
         )
     result = {
@@ -156,7 +159,7 @@ def compare(
         "rows": {
             "search": full.trace.num_samples,
             "report": full_report.num_samples,
-            "timed": min(rows, full_report.num_samples),
+            "timed": int(timed.size),
             "repeats": repeats,
         },
         "full": {
@@ -165,7 +168,7 @@ def compare(
         },
         "not_searched": [d for d in FORMATS if d not in searchable],
         "references": references,
-        "fronts": [_front_record(f, confirmed) for f in fronts],
+        "fronts": [_front_record(f, confirmed, known) for f in fronts],
         **json.loads(timings.read_text(encoding="utf-8")),
     }
     _write(done, result)
@@ -179,16 +182,12 @@ def _all_fronts(
     out = []
     pairs = [(one, batch) for one in searched for batch in BATCHES]
     for i, (one, batch) in enumerate(pairs):
-        workload = _workload(one, batch)
+        workload = workload_of(one.opened.scene, batch)
         parts = fronts_for(one, workload, full.trace)
         full_s = _full_seconds(one, full, workload, formats=tuple(full.outer))
         out += family_fronts(one, parts, full, workload=workload, full_s=full_s)
         progress.share((i + 1) / len(pairs))
     return out
-
-
-def _workload(searched: Searched, batch: int) -> Workload:
-    return replace(searched.opened.scene.workload, batch=batch, sort=batch > 1)
 
 
 def _full_seconds(
@@ -222,12 +221,16 @@ def _freeze(folder: Path, fronts: Sequence[FamilyFront], full: FullNetwork) -> N
         {
             "schema_version": SCHEMA_VERSION,
             "full_error": full.error,
-            "fronts": [_front_record(f, {}) for f in fronts],
+            "fronts": [_front_record(f, {}, {}) for f in fronts],
         },
     )
 
 
-def _front_record(front: FamilyFront, confirmed: dict[str, Confirmed]) -> dict[str, Any]:
+def _front_record(
+    front: FamilyFront,
+    confirmed: Mapping[str, Confirmed],
+    same_rows: Mapping[tuple[str, int], float],
+) -> dict[str, Any]:
     return {
         "family": front.family,
         "dtype": front.dtype,
@@ -245,6 +248,7 @@ def _front_record(front: FamilyFront, confirmed: dict[str, Confirmed]) -> dict[s
                 "error_bound": p.error_bound,
                 "predicted_s": p.predicted_s,
                 "predicted_high_s": p.predicted_high_s,
+                "predicted_same_rows_s": same_rows.get((p.id, front.batch)),
                 "confirmed": asdict(confirmed[p.id]) if p.id in confirmed else None,
             }
             for p in front.picks
@@ -308,8 +312,9 @@ def _to_time(
     """Named points and references of each number format and batch size."""
     groups, few = [], whole_rows(full.trace.num_samples)
     whole = {
-        batch: _full_seconds(one, full, _workload(one, batch), formats=FORMATS, rows=few)
+        batch: _full_seconds(one, full, workload, formats=FORMATS, rows=few)
         for batch in BATCHES
+        for workload in [workload_of(one.opened.scene, batch)]
     }
     for dtype in FORMATS:
         outer = replace(full.outer["fp32"], dtype=dtype)

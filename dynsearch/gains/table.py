@@ -159,6 +159,7 @@ def agreement(results: Sequence[Result]) -> dict[str, Any]:
     groups = []
     for dtype, batch in dict.fromkeys((t["dtype"], t["batch"]) for t in results[0]["timings"]):
         predicted, scaled, measured, speed, over = [], [], [], [], []
+        own: list[tuple[float, float]] = []
         for result in results:
             timed = next(
                 t for t in result["timings"] if (t["dtype"], t["batch"]) == (dtype, batch)
@@ -174,6 +175,8 @@ def agreement(results: Sequence[Result]) -> dict[str, Any]:
                         measured.append(times[p["id"]]["median"])
                         gain = times["full"]["median"] / measured[-1]
                         speed.append(front["full_predicted_s"] / predicted[-1] / gain)
+                        if p.get("predicted_same_rows_s") is not None:
+                            own.append((p["predicted_same_rows_s"], measured[-1]))
                         over.append(measured[-1] > p["predicted_high_s"])
         if not predicted:
             continue
@@ -187,6 +190,7 @@ def agreement(results: Sequence[Result]) -> dict[str, Any]:
                 "n": len(predicted),
                 "mape": float(np.abs(ratio - 1).mean()),
                 "scaled": float(np.abs(np.array(scaled) / np.array(measured) - 1).mean()),
+                "same_rows": float(np.mean([abs(p / m - 1) for p, m in own])) if own else None,
                 "speed_up": float(np.abs(np.array(speed) - 1).mean()),
                 "spearman": rank,
                 "over": float(np.mean(over)),
@@ -224,7 +228,8 @@ def _agreement(results: Sequence[Result]) -> list[str]:
         f"{accuracy['mean']:+.2f}, worst {accuracy['worst']:+.2f}.",
         "",
         "Predicted times with *one scale a group* are multiplied by measured over predicted time "
-        "of the full network on a few search rows, by number format and batch size. *Over "
+        "of the full network on a few search rows, by number format and batch size. All know the "
+        "search rows alone, but those *of the timed rows* how far each of these went. *Over "
         "budget*: points slower than the upper end of their predicted 90 % interval, the budget "
         "that a cautious search would have given them.",
         "",
@@ -234,12 +239,13 @@ def _agreement(results: Sequence[Result]) -> list[str]:
                 "points",
                 "MAPE",
                 "MAPE, one scale a group",
+                "MAPE, of the timed rows",
                 "error of speed-up",
                 "Spearman",
                 "over budget",
             ]
         ),
-        row(["---"] * 7),
+        row(["---"] * 8),
     ]
     for g in found["predicted"]:
         lines.append(
@@ -249,6 +255,7 @@ def _agreement(results: Sequence[Result]) -> list[str]:
                     g["n"],
                     f"{100 * g['mape']:.1f} %",
                     f"{100 * g['scaled']:.1f} %",
+                    "-" if g["same_rows"] is None else f"{100 * g['same_rows']:.1f} %",
                     f"{100 * g['speed_up']:.1f} %",
                     "too few" if g["spearman"] is None else f"{g['spearman']:.3f}",
                     f"{100 * g['over']:.0f} %",

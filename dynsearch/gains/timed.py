@@ -4,6 +4,9 @@ It runs in a process of its own, so that nothing that training or searching left
 caches, memory) is timed with it. A static network costs the same whatever its weights are, so
 the layers of the supernet stand for those of a fine-tuned one.
 
+Timed are report rows at even ranks of length. Of 200 rows drawn at random the mean length alone
+would have a standard error of 2 % on long reviews and 3 % on short sentences.
+
 First of all a few whole forward passes of the full network over search rows are timed in each
 group. Measured over predicted, they are the group's `scale`: how much faster or slower the
 machine is today than when it was calibrated.
@@ -17,6 +20,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from cost_models.calibrate.host import usable_cores
 from dynsearch.bench_timing import (
     Runner,
@@ -27,6 +33,7 @@ from dynsearch.bench_timing import (
 )
 from dynsearch.export.files import write_atomic
 from dynsearch.opened import reopen
+from dynsearch.quality.batches import take
 from dynsearch.search.runs import open_run
 from search_spaces.codec import candidate_from_dict
 
@@ -38,32 +45,41 @@ def time_apart(
     path: Path,
     plan_file: Path,
     run: Path,
-    rows: int,
-    repeats: int,
 ) -> None:
     """Time the groups of `plan_file` on the report rows of a run; writes `path`.
 
     Args:
         progress: Gets the share that is done.
         path: Gets `timings`, a list by group of seconds per sample by entry.
-        plan_file: Threads, and groups of `dtype`, `batch`, `entries` (name -> candidate),
-            `same` (name -> entry that is the same network) and `whole_predicted_s`, time per
-            sample of the full network over `WHOLE_ROWS`.
+        plan_file: Threads, `rows` to time, `repeats` of everything, and groups of `dtype`,
+            `batch`, `entries` (name -> candidate), `same` (name -> entry that is the same network)
+            and `whole_predicted_s`, time per sample of the full network over `WHOLE_ROWS`.
         run: Run folder that holds the supernet.
-        rows: How many report rows are timed.
-        repeats: Repeats of everything.
     """
     plan = json.loads(plan_file.read_text(encoding="utf-8"))
     quality = reopen(open_run(run)).quality
     tokens, known = (quality.splits[name].tokens for name in ("report", "search"))
-    timings = []
+    chosen = take(tokens, timed_rows(tokens.lengths, plan["rows"]))
+    timings, repeats = [], plan["repeats"]
     for i, group in enumerate(plan["groups"]):
-        blocks = make_blocks(tokens, min(rows, len(tokens)), batch=group["batch"])
+        blocks = make_blocks(chosen, len(chosen), batch=group["batch"])
         few = make_blocks(known, whole_rows(len(known)), batch=group["batch"])
         counter = _Counter(progress, i, len(plan["groups"]), len(blocks) * repeats)
         timings.append(_time_group(quality, group, blocks, few, plan["threads"], repeats, counter))
     text = json.dumps({"timings": timings}, indent=1, allow_nan=False)
     write_atomic(path, text + "\n")
+
+
+def timed_rows(lengths: NDArray[np.int64], rows: int) -> NDArray[np.int64]:
+    """At most `rows` of the rows with these lengths [N], at even ranks of length, in order.
+
+    A systematic sample (Cochran 1977, Sampling Techniques, 3rd ed., ch. 8): its mean length is
+    that of all rows, but for what one rank in N / rows makes.
+    """
+    total = int(lengths.size)
+    number = min(rows, total)
+    ranks = (2 * np.arange(number, dtype=np.int64) + 1) * total // (2 * number)
+    return np.sort(np.argsort(lengths, kind="stable")[ranks])
 
 
 def whole_rows(rows: int) -> int:

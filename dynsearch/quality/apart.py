@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import multiprocessing
 import signal
 from collections.abc import Callable
@@ -13,7 +12,6 @@ from search_spaces.errors import DynsearchError
 
 Progress = Callable[[float, str], None]
 Work = Callable[..., None]  # called with a Progress and what it works on
-TRIM_THRESHOLD, MMAP_MAX = -1, -4  # of mallopt, glibc's malloc.h
 
 
 def run_apart(work: Work, *args: Any, progress: Progress | None = None) -> None:
@@ -42,20 +40,6 @@ def run_apart(work: Work, *args: Any, progress: Progress | None = None) -> None:
         mine.close()
     if error is not None:
         raise error
-
-
-def keep_freed_memory() -> None:
-    """Let this process keep what it frees, where its C library is glibc.
-
-    Training frees and asks for the same hundreds of megabytes in every step; given back in
-    between, every page of them would fault in again.
-    """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):
-        return
-    mallopt(TRIM_THRESHOLD, -1)
-    mallopt(MMAP_MAX, 0)
 
 
 def _listen(mine: Connection, progress: Progress | None) -> Exception | None:

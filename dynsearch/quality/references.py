@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dynsearch.checksums import file_sha256
+from dynsearch.heap import keep_freed_memory
 from dynsearch.models.dynamic import Weights
 from dynsearch.models.weights import encoder_config, norm_eps, read_pretrained
-from dynsearch.quality.apart import keep_freed_memory, run_apart
+from dynsearch.quality.apart import run_apart
 from dynsearch.quality.source import SupernetQuality
 from dynsearch.quality.supernet import cache_folder, load_supernet, save_supernet
 from dynsearch.quality.training import Progress, fine_tune, training_threads

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from dynsearch.heap import give_freed_memory_back
 from dynsearch.models.dynamic import DynamicEncoder, EncoderConfig, Record, Weights, plan_of
 from dynsearch.models.tokens import Tokens
 from dynsearch.quality.trace import SCHEMA_VERSION, Trace
@@ -93,6 +94,7 @@ class SupernetQuality:
                 skim_gap[rows, layer] = seen.skim_gap[layer]
                 router_gap[rows, layer] = seen.router_gap[layer]
                 likeness[rows, layer] = seen.cosine_previous[layer].cpu().numpy()
+        give_freed_memory_back()
         return Trace(
             logits=logits,
             labels=data.labels,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import zipfile
 import zlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +57,12 @@ class Trace:
         """Layers that were run; those above it hold zeros."""
         depth = self.header.get("depth", self.num_layers)
         return depth if isinstance(depth, int) else self.num_layers
+
+    def take(self, rows: slice | NDArray[np.int64]) -> Trace:
+        """Some rows of it, in this order."""
+        arrays = {name: getattr(self, name)[rows] for name in _ARRAYS}
+        aux = {name: values[rows] for name, values in self.aux.items()}
+        return replace(self, **arrays, aux=aux)
 
 
 _ARRAYS: tuple[str, ...] = (

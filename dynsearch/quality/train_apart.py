@@ -6,8 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dynsearch.heap import keep_freed_memory
 from dynsearch.models.weights import encoder_config, norm_eps
-from dynsearch.quality.apart import Progress, keep_freed_memory, run_apart
+from dynsearch.quality.apart import Progress, run_apart
 from dynsearch.quality.distil import distil, distil_texts, fine_tuning_share
 from dynsearch.quality.references import tuned_network
 from dynsearch.quality.supernet import save_supernet

@@ -22,7 +22,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
 import numpy as np
 
@@ -35,12 +34,6 @@ Z = 1.96  # one-sided 2.5 % of each bound: at most 5 % together
 OF_NO_ROWS = ("latency_worst_s", "peak_bytes")  # costs that no row changes
 OF_MEANS = ("latency_mean_s", "time_per_sample_s", "energy_j")  # means over rows
 _ROWS = ("logits", "labels", "lengths", "tokens_layer", "tokens_ffn", "expert_tokens")
-
-
-def first_rows(trace: Trace, n: int) -> Trace:
-    """The first `n` rows of a trace."""
-    aux = {name: values[:n] for name, values in trace.aux.items()}
-    return replace(trace, **{name: getattr(trace, name)[:n] for name in _ROWS}, aux=aux)
 
 
 def join(first: Trace, rest: Trace, whole: Trace) -> Trace:

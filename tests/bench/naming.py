@@ -10,9 +10,7 @@ standard errors added. Report rows are never read.
 from __future__ import annotations
 
 import argparse
-from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,19 +57,19 @@ def one_halving(
     loss: dict[float, list[F64]] = {drawn: [] for drawn in DRAWN}
     error: dict[float, list[F64]] = {drawn: [] for drawn in DRAWN}
     for outer, trace in passes:
-        here, there = take(trace, first), take(trace, second)
-        plain = replayer(opened, outer, here, take(full, first))
+        here, there = trace.take(first), trace.take(second)
+        plain = replayer(opened, outer, here, full.take(first))
         inner = opened.material.space.inner
         maker = PolicyMaker.of(plain, inner)
         depths = range(inner.min_depth, min(inner.max_depth, trace.depth) + 1)
         sets = exit_sets(inner.exit_layers, depths, maker.num_layers, len(inner.exit_layers))
         policies = maker.grid(sets, RATES)
         cost.append(plain.run(policies, [COST]).cost(COST)[0])
-        other = replayer(opened, outer, there, take(full, second))
+        other = replayer(opened, outer, there, full.take(second))
         held.append(other.run(policies, [COST]).loss)
         for drawn in DRAWN:
             row_losses.DRAWN = drawn
-            plain.row_losses = row_losses.row_losses(here, take(full, first))
+            plain.row_losses = row_losses.row_losses(here, full.take(first))
             sums = plain.run(policies, [COST]).row_losses
             assert sums is not None
             mean, square = sums.T / here.num_samples
@@ -95,16 +93,6 @@ def replayer(opened: Opened, outer: Candidate, trace: Trace, full: Trace) -> Rep
     found = opened.scene.replayer(outer, trace, full)
     found.row_losses = None
     return found
-
-
-def take(trace: Trace, rows: NDArray[np.int64]) -> Trace:
-    """Some rows of a trace."""
-    found: dict[str, Any] = {}
-    for field in fields(trace):
-        value = getattr(trace, field.name)
-        if isinstance(value, np.ndarray) and value.shape[:1] == (trace.num_samples,):
-            found[field.name] = value[rows]
-    return replace(trace, **found)
 
 
 def tell(found: F64, run: str, dtype: str, passes: int) -> None:

@@ -42,13 +42,13 @@ def bounds_of(recorded: Recorded, rows: int) -> list[np.ndarray]:
     batch, _ = policies()
     bare = batch.take(np.array([recorded.table.full]))
     full_trace = trace_of(recorded, 0)
-    part, total = fidelity.first_rows(full_trace, rows), full_trace.num_samples
+    part, total = full_trace.take(slice(rows)), full_trace.num_samples
     shift = error_of("accuracy", full_trace) - error_of("accuracy", part)
     full_outer = replace(recorded.space.decode(recorded.table.settings[0]), depth=LAYERS)
     full_s = scene.replayer(full_outer, full_trace, None).latencies(bare)[0, 0]
     found = []
     for s, setting in enumerate(recorded.table.settings):
-        trace = fidelity.first_rows(trace_of(recorded, s), rows)
+        trace = trace_of(recorded, s).take(slice(rows))
         outer = replace(recorded.space.decode(setting), depth=LAYERS)
         replayer = scene.replayer(outer, trace, part, fidelity.bound_z(rows, total))
         done = replayer.run(batch, ("latency_mean_s",))

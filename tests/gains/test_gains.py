@@ -10,7 +10,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cost_models import device as device_module
 from dynsearch.cli import run
@@ -19,10 +22,16 @@ from dynsearch.gains import families
 from dynsearch.gains import run as gains_run
 from dynsearch.gains.cells import speed_cells
 from dynsearch.gains.formats import format_table
+from dynsearch.gains.picks import Pick, same_rows_s
 from dynsearch.gains.plot import figure
 from dynsearch.gains.table import _agreement, _by_seed, _cell, _reference_table, agreement
+from dynsearch.gains.timed import timed_rows
+from dynsearch.opened import reopen
 from dynsearch.quality.trace import trace_header
+from dynsearch.search.runs import open_run
 from dynsearch.testing import tiny_data, tiny_model
+from search_spaces.candidate import policies_of
+from search_spaces.codec import candidate_from_dict
 
 JOB = """
 schema_version = 1
@@ -189,7 +198,8 @@ def test_named_points_were_frozen_before_they_were_confirmed(home, result):
     frozen = json.loads((home / "out" / "tiny-seed0" / "named.json").read_text())
     for before, after in zip(frozen["fronts"], result["fronts"], strict=True):
         assert all(p["confirmed"] is None for p in before["points"])
-        stripped = [{**p, "confirmed": None} for p in after["points"]]
+        unread = {"confirmed": None, "predicted_same_rows_s": None}
+        stripped = [{**p, **unread} for p in after["points"]]
         assert stripped == before["points"]
 
 
@@ -228,6 +238,73 @@ def test_every_group_has_a_scale_from_the_full_network_on_search_rows(home, resu
     plan = json.loads((home / "out" / "tiny-seed0" / "to-time.json").read_text())
     assert all(g["whole_predicted_s"] > 0 for g in plan["groups"])
     assert all(0 < t["scale"] < 1e4 for t in result["timings"])
+
+
+@given(lengths=st.lists(st.integers(2, 60), min_size=1, max_size=300), number=st.integers(1, 320))
+def test_timed_rows_are_as_long_as_all_rows_are(lengths, number):
+    lengths = np.array(lengths)
+    rows = timed_rows(lengths, number)
+    assert rows.size == min(number, lengths.size)
+    assert (np.diff(rows) > 0).all()  # each once, in order
+    chosen, every = np.sort(lengths[rows]), np.sort(lengths)
+    assert chosen[0] >= every[0]
+    # one row of each of equal parts of the ranks: means differ by no more than the parts' widths
+    assert abs(chosen.mean() - every.mean()) <= np.ptp(every) / rows.size + 1e-9
+
+
+@pytest.mark.ray
+def test_a_prediction_of_the_timed_rows_is_the_plain_one_where_these_are_the_search_rows(
+    home, result, monkeypatch
+):
+    monkeypatch.setenv("DYNSEARCH_CACHE", str(home / "cache"))
+    opened = reopen(open_run(next((home / "out" / "runs").glob("tiny-joint-fp32-*"))))
+    picks = [
+        pick_of(point, front)
+        for front in result["fronts"]
+        for point in front["points"]
+        if point["levels"] and point["predicted_same_rows_s"] is not None
+    ]
+    assert picks
+    search = opened.quality.splits["search"]
+    quality = replace(opened.quality, splits={"report": search})
+
+    def told(rows):
+        return same_rows_s(picks, scene=opened.scene, quality=quality, rows=rows)
+
+    every = told(np.arange(len(search.tokens)))
+    assert every == {(p.id, p.batch): pytest.approx(p.predicted_s) for p in picks}
+    short = told(np.sort(np.argsort(search.tokens.lengths, kind="stable")[:40]))
+    assert all(short[key] < every[key] for key in every)
+
+
+def pick_of(point: dict[str, Any], front: dict[str, Any]) -> Pick:
+    """A point of `result.json` as what it was written from."""
+    candidate = candidate_from_dict(point["candidate"], file="result.json")
+    whole = replace(candidate, depth=candidate.backbone.num_layers, exits=None)
+    own = ("levels", "selected_error", "selected_loss", "error_bound")
+    return Pick(
+        family=front["family"],
+        dtype=front["dtype"],
+        batch=front["batch"],
+        candidate=candidate,
+        outer=whole,
+        policy=policies_of([candidate]),
+        **{name: point[name] for name in (*own, "predicted_s", "predicted_high_s")},
+    )
+
+
+@pytest.mark.ray
+def test_timings_of_other_rows_are_not_taken_for_those_that_are_asked(
+    home, result, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("DYNSEARCH_CACHE", str(home / "cache"))
+    shutil.copytree(home / "out", tmp_path / "out")
+    (tmp_path / "out" / "tiny-seed0" / "result.json").unlink()  # cut off before it was written
+    options = ["--out", str(tmp_path / "out"), "--rows", "8", "--repeats", "1", "-q"]
+    assert run(["gains", str(home / "job.toml"), *options, "--formats", "fp32"]) == 0
+    again = json.loads((tmp_path / "out" / "tiny-seed0" / "result.json").read_text())
+    assert again["rows"]["timed"] == 8
+    assert again["timings"] != result["timings"]
 
 
 @pytest.mark.ray
@@ -363,6 +440,7 @@ def test_formats_threads_and_speed_ups_are_ratios_to_the_right_full_network():
         "selected_error": 0.1,
         "predicted_s": 0.5,
         "predicted_high_s": 0.9,
+        "predicted_same_rows_s": 0.8,
         "confirmed": {"loss": 0.0, "low": 0.0, "high": 0.0, "error": 0.1},
     }
     whole = point | {"id": "whole", "levels": [0.0]}  # the full network is no configuration
@@ -396,6 +474,7 @@ def test_formats_threads_and_speed_ups_are_ratios_to_the_right_full_network():
     assert found["n"] == 1
     assert found["mape"] == 0.5  # half a second predicted, one measured
     assert found["scaled"] == 0.25  # the machine was half as fast again: 0.75 seconds
+    assert found["same_rows"] == pytest.approx(0.2)
     assert found["speed_up"] == 0.5  # 6 predicted, 4 measured
     assert found["spearman"] is None  # of one point
     assert found["over"] == 1.0  # one second, in place of at most 0.9

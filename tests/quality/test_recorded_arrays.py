@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import mmap
+import platform
 from dataclasses import replace
 from pathlib import Path
 
@@ -49,6 +51,27 @@ def cut(
     moe = Experts(layers=(3, 4), num_experts=(4, 4), top_k=(2, 2), granularity=granularity)
     skim = (Skim(layers=(1,), keep_rate=(0.5,)),)
     return replace(quality, config=config, weights=weights), replace(outer, skim=skim, moe=moe)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="malloc_trim belongs to glibc")
+def test_a_process_that_recorded_a_pass_holds_nothing_that_was_freed(
+    source: tuple[SupernetQuality, Candidate],
+) -> None:
+    quality, outer = replace(source[0], _cast={}), source[1]
+    quality.record(outer, "search")  # what stays of a first pass
+    before = resident()
+    pieces = [np.full(100_000, 1, dtype=np.uint8) for _ in range(1_000)]
+    kept = pieces[::16]
+    del pieces
+    assert resident() > before + 80e6
+    quality.record(outer, "search")
+    assert resident() < before + 50e6
+    assert kept
+
+
+def resident() -> int:
+    """Bytes of this process that lie in memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE
 
 
 @pytest.mark.parametrize("granularity", ["sequence", "token"])

@@ -113,7 +113,7 @@ def test_rows_run_in_two_goes_are_the_rows_of_one(n: int) -> None:
     joined = fidelity.join(*parts, whole)
     for name in ("logits", "labels", "lengths", "tokens_layer", "tokens_ffn", "expert_tokens"):
         np.testing.assert_array_equal(getattr(joined, name), getattr(whole, name))
-    np.testing.assert_array_equal(fidelity.first_rows(whole, n).logits, parts[0].logits)
+    np.testing.assert_array_equal(whole.take(slice(n)).logits, parts[0].logits)
 
 
 NET = Backbone(
@@ -157,7 +157,7 @@ def test_a_pass_promises_what_it_later_yields_and_more() -> None:
         (front,) = build(given)(outer, trace).devices
         found = objective_points(front.error_bound, front.costs, spec["objectives"])
         screen = build_screen({**given, "screen_rows": 40})
-        (hoped,) = screen(outer, fidelity.first_rows(trace, 40)).values()
+        (hoped,) = screen(outer, trace.take(slice(40))).values()
         best = found[int(found[:, 0].argmin())]
         kept += bool(((hoped <= best * (1 + 1e-9)).all(axis=1)).any())
     assert kept >= 23

@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 
 from dynsearch.quality.trace import Trace
-from dynsearch.search import fidelity
 from dynsearch.search.pareto import non_dominated
 from dynsearch.search.types import DeviceFront, PassFronts, SearchProblem
 from search_spaces.candidate import Backbone, Candidate, PolicyBatch, keep_counts, layer_schedule
@@ -214,7 +213,7 @@ class ToyInner:
 def build_screen(spec: dict[str, Any]) -> Any:
     """Bounds: the front of the first rows, times a factor of the test's choice."""
     whole = spec["reference_trace"]
-    reference = fidelity.first_rows(whole, spec["screen_rows"])
+    reference = whole.take(slice(spec["screen_rows"]))
     inner = ToyInner({**spec, "reference_trace": reference})
 
     def screen(outer: Candidate, trace: Trace) -> dict[str, np.ndarray]:

@@ -1,0 +1,72 @@
+"""Memory that was freed, and who has it."""
+
+from __future__ import annotations
+
+import mmap
+import platform
+import resource
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dynsearch.heap import give_freed_memory_back, keep_freed_memory
+from dynsearch.quality.apart import run_apart
+
+BYTES = 64 << 20
+PAGE = mmap.PAGESIZE
+PIECE = 100_000  # below what glibc maps by itself
+
+pytestmark = pytest.mark.skipif(
+    platform.libc_ver()[0] != "glibc", reason="mallopt and malloc_trim belong to glibc"
+)
+
+
+def count_faults(progress: Callable[[float, str], None], file: Path, keep: bool) -> None:
+    """Page faults of asking for the same memory a second time."""
+    if keep:
+        keep_freed_memory()
+    np.full(BYTES, 1, dtype=np.uint8)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    np.full(BYTES, 1, dtype=np.uint8)
+    file.write_text(str(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before))
+
+
+def test_memory_that_is_kept_costs_no_page_faults_when_it_is_asked_for_again(tmp_path):
+    faults = {}
+    for keep in (False, True):
+        run_apart(count_faults, tmp_path / "faults", keep)
+        faults[keep] = int((tmp_path / "faults").read_text())
+    assert faults[True] < 0.01 * BYTES / PAGE
+    assert faults[False] > 10 * faults[True]
+
+
+def resident() -> int:
+    """Bytes of this process that lie in memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE
+
+
+def holes() -> list[np.ndarray]:
+    """A few small arrays between which many were freed."""
+    pieces = [np.full(PIECE, 1, dtype=np.uint8) for _ in range(2 * BYTES // PIECE)]
+    return pieces[::16]
+
+
+def drop_of(progress: Callable[[float, str], None], file: Path, give: bool) -> None:
+    """How much memory is gone after many arrays were freed between others."""
+    before = resident()
+    kept = holes()
+    if give:
+        give_freed_memory_back()
+    file.write_text(str(resident() - before))
+    assert kept
+
+
+def test_memory_given_back_is_gone_though_it_lay_between_arrays_that_stay(tmp_path):
+    grown = {}
+    for give in (False, True):
+        run_apart(drop_of, tmp_path / "drop", give)
+        grown[give] = int((tmp_path / "drop").read_text())
+    assert grown[False] > 1.5 * BYTES
+    assert grown[True] < 0.5 * BYTES
