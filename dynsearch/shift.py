@@ -191,6 +191,8 @@ def _row(
         "reach": [float(x) for x in reach],
         "mean_depth_search": float(sum(point.reach)) if point.reach is not None else None,
         "mean_depth": float(reach.sum()),
+        "mean_depth_known": _mean(where[known] + 1.0),
+        "mean_depth_unknown": _mean(where[~known] + 1.0),
         "error_search": point.selected.error,
         "error": float((answers != trace.labels)[known].mean()) if known.any() else None,
         "predicted_search_s": point.predicted.latency_mean_s,
@@ -209,9 +211,23 @@ def _budgets(
     """
     out = []
     for name, limit in limits.items():
-        value = moved[name] if name in moved else float(getattr(point.predicted, name))
-        out.append({"budget": name, "limit": limit, "value": value, "holds": value <= limit})
+        before = float(getattr(point.predicted, name))
+        value = moved.get(name, before)
+        out.append(
+            {
+                "budget": name,
+                "limit": limit,
+                "value_search": before,
+                "value": value,
+                "holds": value <= limit,
+            }
+        )
     return out
+
+
+def _mean(values: NDArray[np.float64]) -> float | None:
+    """Mean, None of nothing."""
+    return float(values.mean()) if values.size else None
 
 
 def _time(

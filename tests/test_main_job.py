@@ -22,6 +22,7 @@ from cost_models import device as device_module
 from cost_models.device import load_device
 from dynsearch import main_job
 from dynsearch.analysis.run import analyse
+from dynsearch.commands import show
 from dynsearch.errors import InputError
 from dynsearch.explain.run import explain
 from dynsearch.export.front import read_front
@@ -332,6 +333,10 @@ def test_on_the_search_rows_themselves_nothing_shifts(home, found, tmp_path):
         assert row["predicted_s"] == pytest.approx(row["predicted_search_s"])
         assert row["measured_s"] > 0
         assert all(b["holds"] for b in row["budgets"] if row["named"])
+        assert row["mean_depth_known"] == pytest.approx(row["mean_depth"])
+        assert row["mean_depth_unknown"] is None
+        for b in row["budgets"]:
+            assert b["value"] == pytest.approx(b["value_search"])
 
 
 @pytest.mark.ray
@@ -352,6 +357,32 @@ def test_longer_texts_of_no_known_class_cost_more_and_have_no_error(home, found,
     full = next(r for r in result["rows"] if r["family"] == "full")
     assert full["error"] is None
     assert full["predicted_s"] > full["predicted_search_s"]
+
+
+@pytest.mark.ray
+def test_rows_of_no_known_class_are_told_apart_from_the_others(home, found, tmp_path, capsys):
+    rows = split_examples(read_examples(home / "data.jsonl"))["search"]
+    longest = sorted(range(len(rows)), key=lambda k: len(rows.texts[k]))[-30:]
+    file = tmp_path / "mixed.jsonl"
+    lines = [
+        json.dumps({"text": text, "label": rows.labels[k]})
+        for text, k in zip(rows.texts, rows.classes, strict=True)
+    ]
+    lines += [json.dumps({"text": rows.texts[i], "label": "oos"}) for i in longest]
+    file.write_text("\n".join(lines), encoding="utf-8")
+    result = main_job.bench_data(
+        Path(found["run"]), file, rows=8, repeats=1, progress=make_progress(quiet=True)
+    )
+    share = len(longest) / len(lines)
+    for row in result["rows"]:
+        known, unknown = row["mean_depth_known"], row["mean_depth_unknown"]
+        assert (1 - share) * known + share * unknown == pytest.approx(row["mean_depth"])
+        assert known == pytest.approx(row["mean_depth_search"])
+        assert row["error"] == pytest.approx(row["error_search"])
+    show.shift(result, sys.stdout)
+    told = capsys.readouterr().out
+    assert "of unknown" in told
+    assert re.search(r"latency_worst_s (\d+) -> \1 %", told)
 
 
 @pytest.mark.ray

@@ -123,11 +123,13 @@ def shift(result: Result, out: TextIO) -> None:
     if unknown:
         shown = ", ".join(f"{name} {n}" for name, n in sorted(unknown.items())[:5])
         out.write(f"without a class that the network knows: {sum(unknown.values())} ({shown})\n")
+    mixed = 0 < data["known_labels"] < data["rows"]
     columns = (
         "id",
         "family",
         "dtype",
         "mean depth",
+        *(("of known", "of unknown") if mixed else ()),
         "before",
         "error %",
         "before %",
@@ -142,6 +144,7 @@ def shift(result: Result, out: TextIO) -> None:
             row["family"],
             row["dtype"],
             f"{row['mean_depth']:.2f}",
+            *((f"{row[f'mean_depth_{k}']:.2f}" for k in ("known", "unknown")) if mixed else ()),
             "-" if row["mean_depth_search"] is None else f"{row['mean_depth_search']:.2f}",
             percent(row["error"]),
             percent(row["error_search"]),
@@ -153,15 +156,21 @@ def shift(result: Result, out: TextIO) -> None:
         for row in result["rows"]
     ]
     print_table(
-        out, "named points and the full network; before = on the search rows", columns, rows
+        out,
+        "named points and the full network; before = on the search rows; budgets: share used, "
+        "before -> now",
+        columns,
+        rows,
     )
 
 
 def _kept(budgets: list[Result]) -> str:
-    broken = [b for b in budgets if not b["holds"]]
-    if not broken:
-        return "hold"
-    return ", ".join(f"{b['budget']} needs {b['value']:.4g} of {b['limit']:.4g}" for b in broken)
+    told = (
+        f"{b['budget']} {100 * b['value_search'] / b['limit']:.0f} -> "
+        f"{100 * b['value'] / b['limit']:.0f} %{'' if b['holds'] else ' (broken)'}"
+        for b in budgets
+    )
+    return ", ".join(told) or "none"
 
 
 def _agreement(result: Result, out: TextIO) -> None:
