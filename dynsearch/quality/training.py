@@ -7,7 +7,6 @@ is distilled from.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
+from cost_models.calibrate.host import usable_cores
 from dynsearch.models.dynamic import DynamicEncoder, EncoderConfig, Weights, full_plan
 from dynsearch.models.tokens import Tokens
 from dynsearch.quality.batches import batch_parts, endless, piece_tokens, pieces, take
@@ -104,7 +104,7 @@ def schedule(share: float) -> float:
 def training_threads(training: Training) -> Iterator[None]:
     """Torch on as many threads as the settings say; put back after."""
     threads = torch.get_num_threads()
-    torch.set_num_threads(training.threads or os.cpu_count() or 1)
+    torch.set_num_threads(training.threads or usable_cores())
     try:
         yield
     finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,7 +25,14 @@ from dynsearch.quality.distil import distil, sample_plan, train_supernet
 from dynsearch.quality.source import SupernetQuality
 from dynsearch.quality.splits import split_examples
 from dynsearch.quality.supernet import load_supernet, save_supernet, supernet_key
-from dynsearch.quality.training import WORDS, Labelled, Training, add_heads, fine_tune
+from dynsearch.quality.training import (
+    WORDS,
+    Labelled,
+    Training,
+    add_heads,
+    fine_tune,
+    training_threads,
+)
 from dynsearch.testing import tiny_data, tiny_model
 from search_spaces.candidate import Candidate, Exits, Experts, Skim
 from search_spaces.errors import InputError
@@ -287,3 +295,13 @@ def test_heads_start_close_to_the_pooled_state(folder):
     model = DynamicEncoder(config, weights)
     assert model.head(0, torch.zeros(1, 32)).abs().max() == 0
     assert full_plan(config).depth == 4
+
+
+def test_training_takes_the_cores_that_the_process_may_run_on(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: {0, 2, 5}, raising=False)
+    before = torch.get_num_threads()
+    with training_threads(Training(threads=0)):
+        assert torch.get_num_threads() == 3
+    with training_threads(Training(threads=1)):
+        assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == before
