@@ -147,7 +147,8 @@ def _volume_table(results: Sequence[Result]) -> list[str]:
                 for f in fronts
                 if (f["family"], f["dtype"], f["batch"]) == (family, *group)
             ]
-            texts.append(f"{mean(values):.4f}" if values else "none")
+            few = f" [{len(values)} of {len(results)} seeds]" if len(values) < len(results) else ""
+            texts.append(f"{mean(values):.4f}{few}" if values else "none")
         lines.append(row([family, *texts]))
     return lines
 
@@ -191,6 +192,7 @@ def agreement(results: Sequence[Result]) -> dict[str, Any]:
                 "mape": float(np.abs(ratio - 1).mean()),
                 "scaled": float(np.abs(np.array(scaled) / np.array(measured) - 1).mean()),
                 "same_rows": float(np.mean([abs(p / m - 1) for p, m in own])) if own else None,
+                "same_rows_n": len(own),
                 "speed_up": float(np.abs(np.array(speed) - 1).mean()),
                 "spearman": rank,
                 "over": float(np.mean(over)),
@@ -255,7 +257,7 @@ def _agreement(results: Sequence[Result]) -> list[str]:
                     g["n"],
                     f"{100 * g['mape']:.1f} %",
                     f"{100 * g['scaled']:.1f} %",
-                    "-" if g["same_rows"] is None else f"{100 * g['same_rows']:.1f} %",
+                    _same_rows(g),
                     f"{100 * g['speed_up']:.1f} %",
                     "too few" if g["spearman"] is None else f"{g['spearman']:.3f}",
                     f"{100 * g['over']:.0f} %",
@@ -263,6 +265,14 @@ def _agreement(results: Sequence[Result]) -> list[str]:
             )
         )
     return lines
+
+
+def _same_rows(group: Mapping[str, Any]) -> str:
+    """Of how many points, where older results know no such predictions."""
+    if group["same_rows"] is None:
+        return "-"
+    few = f" ({group['same_rows_n']} of {group['n']})" if group["same_rows_n"] < group["n"] else ""
+    return f"{100 * group['same_rows']:.1f} %{few}"
 
 
 def _points(errors: Sequence[float]) -> str:

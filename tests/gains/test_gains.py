@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 from collections import Counter
@@ -476,6 +477,11 @@ def test_formats_threads_and_speed_ups_are_ratios_to_the_right_full_network():
     assert found["mape"] == 0.5  # half a second predicted, one measured
     assert found["scaled"] == 0.25  # the machine was half as fast again: 0.75 seconds
     assert found["same_rows"] == pytest.approx(0.2)
+    older = copy.deepcopy(result)
+    del older["fronts"][0]["points"][0]["predicted_same_rows_s"]
+    assert "| 20.0 % |" in "\n".join(_agreement([result]))
+    assert "| 20.0 % (1 of 2) |" in "\n".join(_agreement([result, older]))
+    assert "| - |" in "\n".join(_agreement([older]))
     assert found["speed_up"] == 0.5  # 6 predicted, 4 measured
     assert found["spearman"] is None  # of one point
     assert found["over"] == 1.0  # one second, in place of at most 0.9
