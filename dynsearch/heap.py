@@ -22,8 +22,8 @@ def keep_freed_memory() -> None:
 def give_freed_memory_back() -> None:
     """Give the system what this process has freed.
 
-    A pass asks for arrays of a thousand sizes and leaves holes between those that stay: a process
-    that ran many passes over long texts held 5 to 10 GB, of which 0.7 GB were in use.
+    A pass asks for arrays of a thousand sizes and leaves holes between those that stay: processes
+    that ran many passes over long texts came to hold 5 to 10 GB.
     """
     trim = _glibc("malloc_trim")
     if trim is not None:

@@ -79,7 +79,7 @@ class SupernetQuality:
         order = np.argsort(data.tokens.lengths, kind="stable")
         batch = RECORD_BATCH_OF.get(outer.dtype, RECORD_BATCH)
         for i in range(0, size, batch):
-            if i % TRIM_TEXTS < batch:
+            if i and i % TRIM_TEXTS < batch:
                 give_freed_memory_back()
             rows = order[i : i + batch]
             ids, n = data.tokens.batch(rows)
