@@ -258,7 +258,7 @@ class _Predictor:
         *,
         static: bool,
     ) -> tuple[F64, float]:
-        workload = self._workload(batch)
+        workload = self.scene.workload.at_batch(batch)
         cost = self._layer_cost(outer, workload)
         trace = self._trace(outer, n, static=static)
         replayer = Replayer(
@@ -272,9 +272,6 @@ class _Predictor:
 
     def _layer_cost(self, outer: Candidate, workload: Workload) -> LayerCost:
         return replace(self.scene, workload=workload).layer_cost(outer)
-
-    def _workload(self, batch: int) -> Workload:
-        return replace(self.scene.workload, batch=batch, sort=batch > 1)
 
     def _outer(self, candidate: Candidate) -> Candidate:
         found = self.known.get(_key(candidate))

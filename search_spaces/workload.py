@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,10 @@ class Workload:
     runtime: str = "torch"
     arrivals: str = "closed"  # closed: the next batch starts when the last has ended
     arrival_rate_per_s: float | None = None
+
+    def at_batch(self, batch: int) -> Workload:
+        """The same at another batch size, above 1 sorted by length."""
+        return replace(self, batch=batch, sort=batch > 1)
 
 
 def batch_order(lengths: NDArray[Any], *, batch: int, sort: bool) -> NDArray[np.int64]:

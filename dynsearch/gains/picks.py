@@ -242,17 +242,12 @@ def same_rows_s(
         outer = group[0].outer
         depth = max(int(p.policy.depth[0]) for p in group)
         trace = quality.record(replace(outer, depth=depth), "report").take(rows)
-        own = replace(scene, workload=workload_of(scene, batch))
+        own = replace(scene, workload=scene.workload.at_batch(batch))
         policies = PolicyBatch.concat([p.policy for p in group])
         seconds = own.replayer(outer, trace, None).run(policies, [OBJECTIVES[1]])
         costs = seconds.cost(OBJECTIVES[1])[0]
         found |= {(p.id, batch): float(costs[i]) for i, p in enumerate(group)}
     return found
-
-
-def workload_of(scene: Scene, batch: int) -> Workload:
-    """The job's workload at another batch size, above 1 sorted by length."""
-    return replace(scene.workload, batch=batch, sort=batch > 1)
 
 
 def confirm_static(trace: Trace, full_correct: NDArray[np.bool_]) -> Confirmed:

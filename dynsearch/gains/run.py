@@ -32,7 +32,6 @@ from dynsearch.gains.picks import (
     confirm_static,
     family_fronts,
     same_rows_s,
-    workload_of,
 )
 from dynsearch.gains.remembered import RememberingQuality
 from dynsearch.gains.timed import time_apart, timed_rows, whole_rows
@@ -182,7 +181,7 @@ def _all_fronts(
     out = []
     pairs = [(one, batch) for one in searched for batch in BATCHES]
     for i, (one, batch) in enumerate(pairs):
-        workload = workload_of(one.opened.scene, batch)
+        workload = one.opened.scene.workload.at_batch(batch)
         parts = fronts_for(one, workload, full.trace)
         full_s = _full_seconds(one, full, workload, formats=tuple(full.outer))
         out += family_fronts(one, parts, full, workload=workload, full_s=full_s)
@@ -314,7 +313,7 @@ def _to_time(
     whole = {
         batch: _full_seconds(one, full, workload, formats=FORMATS, rows=few)
         for batch in BATCHES
-        for workload in [workload_of(one.opened.scene, batch)]
+        for workload in [one.opened.scene.workload.at_batch(batch)]
     }
     for dtype in FORMATS:
         outer = replace(full.outer["fp32"], dtype=dtype)
