@@ -1,6 +1,7 @@
 # make search     from nothing to a report: installs, trains, calibrates, searches, measures
 # make test       lint, types and the tests that take minutes; make test-all runs the slow ones too
-# make gains      joint search against each family alone and static networks; SEEDS=0,1,2, PASSES=10
+# make gains      joint search against each family alone and static networks; SEEDS=0,1,2, PASSES=10,
+#                ROWS=400, REPEATS=1
 # make bench      the tables of speed and of search: 20 minutes (QUICK=1: few seeds, ten minutes)
 # make docs       docs/ as a site that opens from disk: site/index.html
 # Nothing is installed twice: stamp files in the virtual environment remember what is there.
@@ -36,9 +37,13 @@ SEEDS ?= 0
 GAINS ?= runs/jobs/short-sentences.toml runs/jobs/long-reviews.toml
 # Of each family in each number format.
 PASSES ?= 10
+# Timed texts; once each, because more texts tell more than more repeats.
+ROWS ?= 400
+REPEATS ?= 1
 
 gains: install install-demo
-	$(BIN)/dynsearch gains $(GAINS) --seed $(SEEDS) --trials $(PASSES) --out $(OUT)/gains
+	$(BIN)/dynsearch gains $(GAINS) --seed $(SEEDS) --trials $(PASSES) --rows $(ROWS) \
+	    --repeats $(REPEATS) --out $(OUT)/gains
 
 TEST_PROCESSES ?= 2
 PYTEST := $(ONE_THREAD) $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadgroup --no-loadscope-reorder
