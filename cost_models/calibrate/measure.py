@@ -309,9 +309,11 @@ def _rows_at(x: Any, positions: Any) -> Any:
     """Rows `positions` [B, K] of x [B, T, h]."""
     import torch
 
-    if x.shape[0] == 1:
+    size, width, hidden = x.shape
+    if size == 1:
         return x.index_select(1, positions[0])
-    return torch.gather(x, 1, positions[:, :, None].expand(-1, -1, x.shape[2]))
+    at = (width * torch.arange(size)[:, None] + positions).reshape(-1)
+    return x.reshape(size * width, hidden).index_select(0, at).view(*positions.shape, hidden)
 
 
 def _attention(item: Item, cache: dict[Any, Any]) -> Call:

@@ -568,10 +568,17 @@ def _router_gap(scores: Tensor, top_k: int) -> NDArray[np.float32]:
 
 
 def _take(x: Tensor, positions: Tensor) -> Tensor:
-    """Rows `positions` [B, K] of x [B, T, h]."""
-    if x.shape[0] == 1:
+    """Rows `positions` [B, K] of x [B, T, h].
+
+    Whole rows are copied: `torch.gather` reads value by value and takes 12 times as long (8 x 115
+    of 230 rows of 384 in fp32 776 against 63 us, in bf16 882 against 39; Zen 4, one thread).
+    """
+    size, width, hidden = x.shape
+    if size == 1:
         return x.index_select(1, positions[0])
-    return torch.gather(x, 1, positions[:, :, None].expand(-1, -1, x.shape[2]))
+    first = width * _places(x, size)[:, None]
+    flat = x.reshape(size * width, hidden).index_select(0, (first + positions).reshape(-1))
+    return flat.view(*positions.shape, hidden)
 
 
 def _compact(state: State, stay: Ints) -> State:
