@@ -60,12 +60,12 @@ class Trace:
 
     def take(self, rows: slice | NDArray[np.int64]) -> Trace:
         """Some rows of it, in this order."""
-        arrays = {name: getattr(self, name)[rows] for name in _ARRAYS}
+        arrays = {name: getattr(self, name)[rows] for name in ARRAYS}
         aux = {name: values[rows] for name, values in self.aux.items()}
         return replace(self, **arrays, aux=aux)
 
 
-_ARRAYS: tuple[str, ...] = (
+ARRAYS: tuple[str, ...] = (
     "logits",
     "labels",
     "lengths",
@@ -85,7 +85,7 @@ def save_trace(path: Path, trace: Trace) -> Path:
     """
     header = {**trace.header, "schema_version": SCHEMA_VERSION}
     text = json.dumps(header, sort_keys=True, allow_nan=False)
-    arrays: dict[str, NDArray[Any]] = {name: getattr(trace, name) for name in _ARRAYS}
+    arrays: dict[str, NDArray[Any]] = {name: getattr(trace, name) for name in ARRAYS}
     arrays |= {f"{_AUX}{name}": array for name, array in trace.aux.items()}
     arrays[_HEADER] = np.frombuffer(text.encode(), dtype=np.uint8)
     return write_atomic(path, npz_bytes(arrays))
@@ -108,11 +108,11 @@ def load_trace(path: Path, expect_weights_hash: str | None = None) -> Trace:
     if expect_weights_hash is not None and found != expect_weights_hash:
         text = f"comes from other weights than {expect_weights_hash}; start anew with --fresh"
         raise InputError.one(path, "weights_hash", found, text)
-    missing = [name for name in _ARRAYS if name not in arrays]
+    missing = [name for name in ARRAYS if name not in arrays]
     if missing:
         text = "is incomplete; delete it and `dynsearch resume RUN` runs the pass again"
         raise InputError.one(path, ", ".join(missing), None, text)
-    trace = Trace(**{name: arrays[name] for name in _ARRAYS}, aux=aux, header=header)
+    trace = Trace(**{name: arrays[name] for name in ARRAYS}, aux=aux, header=header)
     if problems := trace_problems(trace, path):
         raise InputError(problems)
     return trace

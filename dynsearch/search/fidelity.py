@@ -26,19 +26,18 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from dynsearch.quality.metrics import BOUND_Z
-from dynsearch.quality.trace import Trace
+from dynsearch.quality.trace import ARRAYS, Trace
 from dynsearch.search.pareto import hypervolume
 from dynsearch.search.types import F64
 
 Z = 1.96  # one-sided 2.5 % of each bound: at most 5 % together
 OF_NO_ROWS = ("latency_worst_s", "peak_bytes")  # costs that no row changes
 OF_MEANS = ("latency_mean_s", "time_per_sample_s", "energy_j")  # means over rows
-_ROWS = ("logits", "labels", "lengths", "tokens_layer", "tokens_ffn", "expert_tokens")
 
 
 def join(first: Trace, rest: Trace, whole: Trace) -> Trace:
     """Rows of one outer setting that were run in two goes; `whole` is any trace of all rows."""
-    both = {name: np.concatenate([getattr(first, name), getattr(rest, name)]) for name in _ROWS}
+    both = {name: np.concatenate([getattr(first, name), getattr(rest, name)]) for name in ARRAYS}
     aux = {name: np.concatenate([values, rest.aux[name]]) for name, values in first.aux.items()}
     header = {**first.header, "split_hash": whole.header.get("split_hash")}
     seconds = [trace.header.get("seconds") for trace in (first, rest)]
