@@ -46,7 +46,8 @@ gains: install install-demo
 	    --repeats $(REPEATS) --out $(OUT)/gains
 
 TEST_PROCESSES ?= 2
-PYTEST := $(ONE_THREAD) $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadgroup --no-loadscope-reorder
+# By file: pytest-xdist 3.8 overlooks groups under pytest 9.2, and fixtures are made twice.
+PYTEST := $(ONE_THREAD) $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 
 test: lint
 	$(PYTEST)

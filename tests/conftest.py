@@ -1,7 +1,7 @@
 """Settings of the whole suite: one thread, a cache of its own, repeatable property tests.
 
-Where several processes share the tests (`make test` has two), a file's tests stay together, and
-those of all files that start Ray stay in one process, first: they take longest.
+Where several processes share the tests (`make test` has two), a file's tests stay together. Files
+that start Ray come first: they take longest.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ settings.load_profile("dynsearch")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Say which tests share a process; those that start Ray come first, those of clusters last."""
+    """Files whose tests start Ray come first, those of clusters last."""
     ray = {item.path for item in items if item.get_closest_marker("ray")}
 
     def order(item: pytest.Item) -> int:
@@ -38,7 +38,4 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             return 2
         return int(item.path not in ray)
 
-    for item in items:
-        group = ("ray", str(item.path), "cluster")[order(item)]
-        item.add_marker(pytest.mark.xdist_group(group))
     items.sort(key=order)
