@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dynsearch.bench_select import for_batch
+from dynsearch.heap import keep_freed_memory
 from dynsearch.models.dynamic import DynamicEncoder, plan_of
 from dynsearch.models.tokens import Tokens
 from search_spaces.candidate import Candidate
@@ -134,7 +135,11 @@ def encoder_runner(encoder: DynamicEncoder, candidate: Candidate, batch: int) ->
 
 @contextmanager
 def quiet_machine(threads: int) -> Iterator[None]:
-    """Torch on `threads` threads and no garbage collection inside; both put back after."""
+    """Torch on `threads` threads and no garbage collection inside; both put back after.
+
+    From now on this process keeps memory that it frees, as one does that serves.
+    """
+    keep_freed_memory()
     before, collecting = torch.get_num_threads(), gc.isenabled()
     torch.set_num_threads(threads)
     gc.collect()

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import ctypes
+import os
 
 TRIM_THRESHOLD, MMAP_MAX = -1, -4  # of mallopt, glibc's malloc.h
+OWN = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_MAX_", "MALLOC_MMAP_THRESHOLD_", "GLIBC_TUNABLES")
 
 
 def keep_freed_memory() -> None:
-    """Let this process keep what it frees.
+    """Let this process keep what it frees, unless its environment says what to do with it (`OWN`).
 
-    Training frees and asks for the same hundreds of megabytes in every step; given back in
-    between, every page of them would fault in again.
+    A step of training or a batch frees what the next one asks for again; given back in between,
+    every page of it faults in anew. A 6 x 384 network takes 675 ms for 8 texts of 230 tokens in
+    fp32 and 604 so, half of the tokens 99 and 101 (2 layers; Zen 4 without AVX-512, one thread).
     """
     mallopt = _glibc("mallopt")
-    if mallopt is not None:
+    if mallopt is not None and not any(name in os.environ for name in OWN):
         mallopt(TRIM_THRESHOLD, -1)
         mallopt(MMAP_MAX, 0)
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import mmap
 import platform
 import resource
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from cost_models.calibrate import measure
+from dynsearch.bench_timing import quiet_machine
 from dynsearch.heap import give_freed_memory_back, keep_freed_memory
 from dynsearch.quality.apart import run_apart
 
@@ -40,6 +44,45 @@ def test_memory_that_is_kept_costs_no_page_faults_when_it_is_asked_for_again(tmp
         faults[keep] = int((tmp_path / "faults").read_text())
     assert faults[True] < 0.01 * BYTES / PAGE
     assert faults[False] > 10 * faults[True]
+
+
+def test_an_environment_that_says_what_becomes_of_freed_memory_is_heard(tmp_path, monkeypatch):
+    run_apart(count_faults, tmp_path / "kept", True)
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", str(BYTES // 4))
+    run_apart(count_faults, tmp_path / "given", True)
+    kept, given = (int((tmp_path / name).read_text()) for name in ("kept", "given"))
+    assert given > 10 * kept  # of huge pages, where there are such, there are few
+
+
+def faults_of_blocks(progress: Callable[[float, str], None], file: Path, quiet: bool) -> None:
+    """Page faults of memory asked for a second time by what is timed."""
+    with quiet_machine(1) if quiet else nullcontext():
+        count_faults(progress, file, False)
+
+
+def test_what_is_timed_keeps_memory_that_it_frees(tmp_path):
+    faults = {}
+    for quiet in (False, True):
+        run_apart(faults_of_blocks, tmp_path / "faults", quiet)
+        faults[quiet] = int((tmp_path / "faults").read_text())
+    assert faults[True] < 0.01 * BYTES / PAGE
+    assert faults[False] > 10 * faults[True]
+
+
+def faults_of_measuring(progress: Callable[[float, str], None], file: Path) -> None:
+    """Page faults of memory asked for a second time in a process that measures operators."""
+    plan = file.with_name("plan.json")
+    item = {"id": 0, "op": "gelu", "dtype": "fp32", "m": 8, "n": 8}
+    plan.write_text(json.dumps({"items": [item]}))
+    measure.main([str(plan), str(file.with_name("rows.jsonl")), "--seconds", "0"])
+    count_faults(progress, file, False)
+
+
+def test_operators_are_measured_as_networks_are_timed(tmp_path):
+    run_apart(faults_of_measuring, tmp_path / "measured")
+    run_apart(count_faults, tmp_path / "plain", False)
+    measured, plain = (int((tmp_path / name).read_text()) for name in ("measured", "plain"))
+    assert plain > 10 * measured
 
 
 def resident() -> int:

@@ -20,7 +20,7 @@ from dynsearch.models.dynamic import Weights
 from dynsearch.models.packed import stored
 from search_spaces.candidate import Candidate, layer_schedule
 
-RUNTIME = ("dynsearch.models.dynamic",)
+RUNTIME = ("dynsearch.models.dynamic", "dynsearch.heap")
 PACKAGES = ("torch", "numpy", "safetensors", "tokenizers")
 _SPLIT = re.compile(r"(?:router|experts)(\d+)")
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dynsearch.heap import give_freed_memory_back
+from dynsearch.heap import give_freed_memory_back, keep_freed_memory
 from dynsearch.models.dynamic import DynamicEncoder, EncoderConfig, Record, Weights, plan_of
 from dynsearch.models.tokens import Tokens
 from dynsearch.quality.trace import SCHEMA_VERSION, Trace
@@ -62,6 +62,7 @@ class SupernetQuality:
         Layers above the depth stay zero in the trace, which serves policies down to it only.
         """
         start = time.perf_counter()
+        keep_freed_memory()
         data = self.splits[split]
         plan, whole = plan_of(outer), replace(outer, depth=self.config.num_layers)
         model = self.encoder(outer.dtype)
