@@ -77,7 +77,8 @@ class SupernetQuality:
         likeness = np.zeros((size, layers), dtype=np.float32)
         hashed = np.zeros((size, layers), dtype=np.float32)
         sites = np.arange(1, layers + 1)
-        order = np.argsort(data.tokens.lengths, kind="stable")
+        # longest first: what a batch frees fits the next one, and memory does not fill with holes
+        order = np.argsort(-data.tokens.lengths, kind="stable")
         batch = RECORD_BATCH_OF.get(outer.dtype, RECORD_BATCH)
         for i in range(0, size, batch):
             if i and i % TRIM_TEXTS < batch:

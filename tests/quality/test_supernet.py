@@ -233,6 +233,21 @@ def test_a_source_rebuilt_from_its_payload_records_the_same_trace(folder, qualit
     assert one.header["split_hash"] == two.header["split_hash"]
 
 
+def test_long_texts_are_recorded_first_so_that_no_later_batch_needs_more_memory(
+    folder, quality, monkeypatch
+):
+    widths, record = [], DynamicEncoder.record
+
+    def noted(self, plan, ids, *rest):
+        widths.append(ids.shape[1])
+        record(self, plan, ids, *rest)
+
+    monkeypatch.setattr(DynamicEncoder, "record", noted)
+    trace = quality.record(candidate(folder, **OUTER["skim"]), "search")
+    assert widths == sorted(widths, reverse=True)
+    assert widths[0] == trace.lengths.max() > widths[-1]
+
+
 def test_a_trace_counts_the_tokens_that_execution_processes(folder, quality):
     trace = quality.record(candidate(folder, **OUTER["joint"]), "search")
     n = trace.lengths
