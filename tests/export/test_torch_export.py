@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
@@ -168,6 +169,38 @@ def test_the_command_line_of_an_export_answers(exported: Path):
     answer = json.loads(out)
     assert answer["label"] in LABELS
     assert answer["text"] == "good great film"
+
+
+FAULTS = """
+import resource
+import sys
+
+import numpy as np
+
+if sys.argv[1] == "loaded":
+    import runner
+
+    runner.load()
+
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    np.full(64 << 20, 1, dtype=np.uint8)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
+faults()
+print(faults())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt belongs to glibc")
+def test_a_process_that_serves_a_model_keeps_memory_that_it_frees(exported: Path):
+    folder = sorted(exported.iterdir())[0]
+    faults = {
+        state: int(away_from_checkout(folder, "-c", FAULTS, state)) for state in ("new", "loaded")
+    }
+    assert faults["new"] > 10 * faults["loaded"]
 
 
 def test_a_folder_is_laid_out_so_that_hugging_face_reads_its_tokenizer(exported: Path):
