@@ -16,7 +16,7 @@ import pytest
 from cost_models.calibrate import measure
 from dynsearch.bench_timing import quiet_machine
 from dynsearch.heap import give_freed_memory_back, keep_freed_memory
-from dynsearch.quality.apart import run_apart
+from dynsearch.quality.apart import Work, run_apart
 
 BYTES = 64 << 20
 PAGE = mmap.PAGESIZE
@@ -37,20 +37,22 @@ def count_faults(progress: Callable[[float, str], None], file: Path, keep: bool)
     file.write_text(str(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before))
 
 
+def counted(file: Path, work: Work, *options: bool) -> int:
+    """What `work` counts in a process of its own."""
+    run_apart(work, file, *options)
+    return int(file.read_text())
+
+
 def test_memory_that_is_kept_costs_no_page_faults_when_it_is_asked_for_again(tmp_path):
-    faults = {}
-    for keep in (False, True):
-        run_apart(count_faults, tmp_path / "faults", keep)
-        faults[keep] = int((tmp_path / "faults").read_text())
+    faults = {keep: counted(tmp_path / "faults", count_faults, keep) for keep in (False, True)}
     assert faults[True] < 0.01 * BYTES / PAGE
     assert faults[False] > 10 * faults[True]
 
 
 def test_an_environment_that_says_what_becomes_of_freed_memory_is_heard(tmp_path, monkeypatch):
-    run_apart(count_faults, tmp_path / "kept", True)
+    kept = counted(tmp_path / "faults", count_faults, True)
     monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", str(BYTES // 4))
-    run_apart(count_faults, tmp_path / "given", True)
-    kept, given = (int((tmp_path / name).read_text()) for name in ("kept", "given"))
+    given = counted(tmp_path / "faults", count_faults, True)
     assert given > 10 * kept  # of huge pages, where there are such, there are few
 
 
@@ -61,10 +63,7 @@ def faults_of_blocks(progress: Callable[[float, str], None], file: Path, quiet: 
 
 
 def test_what_is_timed_keeps_memory_that_it_frees(tmp_path):
-    faults = {}
-    for quiet in (False, True):
-        run_apart(faults_of_blocks, tmp_path / "faults", quiet)
-        faults[quiet] = int((tmp_path / "faults").read_text())
+    faults = {q: counted(tmp_path / "faults", faults_of_blocks, q) for q in (False, True)}
     assert faults[True] < 0.01 * BYTES / PAGE
     assert faults[False] > 10 * faults[True]
 
@@ -78,11 +77,11 @@ def faults_of_measuring(progress: Callable[[float, str], None], file: Path) -> N
     count_faults(progress, file, False)
 
 
-def test_operators_are_measured_as_networks_are_timed(tmp_path):
-    run_apart(faults_of_measuring, tmp_path / "measured")
-    run_apart(count_faults, tmp_path / "plain", False)
-    measured, plain = (int((tmp_path / name).read_text()) for name in ("measured", "plain"))
-    assert plain > 10 * measured
+def test_operators_are_measured_as_networks_are_timed(tmp_path, monkeypatch):
+    measured = counted(tmp_path / "faults", faults_of_measuring)
+    assert counted(tmp_path / "faults", count_faults, False) > 10 * measured
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", str(BYTES // 4))
+    assert counted(tmp_path / "faults", faults_of_measuring) > 10 * measured
 
 
 def resident() -> int:
@@ -107,9 +106,6 @@ def drop_of(progress: Callable[[float, str], None], file: Path, give: bool) -> N
 
 
 def test_memory_given_back_is_gone_though_it_lay_between_arrays_that_stay(tmp_path):
-    grown = {}
-    for give in (False, True):
-        run_apart(drop_of, tmp_path / "drop", give)
-        grown[give] = int((tmp_path / "drop").read_text())
+    grown = {give: counted(tmp_path / "drop", drop_of, give) for give in (False, True)}
     assert grown[False] > 1.5 * BYTES
     assert grown[True] < 0.5 * BYTES

@@ -19,6 +19,7 @@ import argparse
 import contextlib
 import ctypes
 import json
+import os
 import random
 import sys
 import time
@@ -622,8 +623,11 @@ BUILDERS: dict[str, Callable[[Item, dict[Any, Any]], Call]] = {
 
 
 def _keep_freed_memory() -> None:
-    """Where glibc is the C library, keep memory that was freed, as networks do that are timed."""
-    with contextlib.suppress(AttributeError, OSError, TypeError):
+    """As a process does that runs networks (dynsearch/heap.py says why, and what is heard)."""
+    own = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_MAX_", "MALLOC_MMAP_THRESHOLD_")
+    if any(name in os.environ for name in (*own, "GLIBC_TUNABLES")):
+        return
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # no glibc
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(-1, -1)  # M_TRIM_THRESHOLD
         mallopt(-4, 0)  # M_MMAP_MAX
