@@ -135,7 +135,7 @@ def verdict(found: list[Level]) -> str:
     """Plain sentences on dynamic against static, over the levels that name a point."""
     named = [x for x in found if x.point is not None]
     if not named:
-        return "No configuration is allowed at any of the losses."
+        return "No configuration within the budgets is allowed at any of the losses."
     many = len({x.dtype for x in named}) > 1
     idle = [x for x in named if x.point is not None and x.point.family == "full"]
     lost = [x for x in named if x.static_wins and x not in idle]

@@ -79,7 +79,7 @@ def _card(x: Level) -> Html:
             "article",
             title,
             tag("p", "\u2013", class_="big muted"),
-            tag("p", "No configuration is allowed.", class_="small"),
+            tag("p", "No configuration within the budgets is allowed.", class_="small"),
             class_="card",
         )
     measured = x.speed.measured is not None
