@@ -31,6 +31,7 @@ from dynsearch.quality.distil import distil_texts
 from dynsearch.quality.opening import Material, open_material
 from dynsearch.quality.source import RECORD_BATCH
 from dynsearch.quality.supernet import cache_folder
+from dynsearch.quality.training import copy_to
 from dynsearch.threads import all_cores
 
 BACKWARD = 2.0  # a backward pass takes about two forward ones
@@ -104,7 +105,9 @@ def _pass_seconds(material: Material) -> dict[str, float]:
     config = encoder_config(
         material.backbone, num_classes=len(material.labels), norm_eps=norm_eps(material.folder)
     )
-    model = DynamicEncoder(config, read_pretrained(material.folder))
+    model = DynamicEncoder(
+        config, copy_to(material.training.device, read_pretrained(material.folder))
+    )
     tokens = material.splits["search"].tokens
     rows = np.argsort(tokens.lengths, kind="stable")
     rows = rows[np.linspace(0, rows.size - 1, min(SAMPLE_ROWS, rows.size)).astype(int)]
@@ -117,7 +120,7 @@ def _pass_seconds(material: Material) -> dict[str, float]:
             for _ in range(3):
                 start = time.perf_counter()
                 for ids, n in batches:
-                    model.pooled(plan, ids, n)
+                    model.pooled(plan, ids, n)[-1].cpu()  # waits for a GPU
                 best = min(best, time.perf_counter() - start)
         return best / len(rows)
 

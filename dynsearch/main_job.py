@@ -45,7 +45,7 @@ from dynsearch.problem import problem_of
 from dynsearch.progress import Progress
 from dynsearch.quality.data import Text
 from dynsearch.quality.opening import Material, open_material, report_texts
-from dynsearch.quality.source import split_hash
+from dynsearch.quality.source import SupernetQuality, split_hash
 from dynsearch.quality.trace import Trace, load_trace
 from dynsearch.redact import redact_url
 from dynsearch.rejection import budget_rejection
@@ -327,11 +327,11 @@ def run_passes(opened: Opened, problem: SearchProblem, progress: Progress) -> Se
     result = run_search(
         opened.run,
         space=space,
-        quality=opened.quality,
+        quality=opened.recorder,
         problem=problem,
         options=SearchOptions(
             trials=job.search.trials,
-            workers=slots(job.search.workers, job.search.gpu_share),
+            workers=slots(job.search.workers),
             seed=job.search.seed,
             sampler=job.search.sampler,
             storage=job.search.storage,
@@ -375,7 +375,7 @@ def _finish(
     progress: Progress,
 ) -> Front:
     """Freeze the front, confirm it, write it."""
-    run, space, scene, quality = opened.run, opened.material.space, opened.scene, opened.quality
+    run, space, scene, quality = opened.run, opened.material.space, opened.scene, opened.recorder
     progress.stage("freezing the front")
     parts, traces = pass_fronts(run)
     outers = {n: space.decode(setting) for n, setting in result.settings.items()}
@@ -394,7 +394,7 @@ def _finish(
     names = tuple(d.name for d in elsewhere)
     chosen = [replace(one, devices=(*one.devices, *names)) for one in chosen]
     priced = replace(scene, devices=(*scene.devices, *elsewhere))
-    search_trace = _kept_traces(opened, outers, traces)
+    search_trace = _kept_traces(quality, outers, traces)
     points = make_points(
         chosen,
         scene=priced,
@@ -461,7 +461,7 @@ def _finish(
 
 
 def _kept_traces(
-    opened: Opened, outers: Mapping[int, Candidate], traces: Mapping[int, Path]
+    quality: SupernetQuality, outers: Mapping[int, Candidate], traces: Mapping[int, Path]
 ) -> Callable[[Chosen, int], Trace]:
     """Search traces by outer setting: from the run folder, else a pass that is run now."""
     by_outer = {outer: traces[n] for n, outer in outers.items() if n in traces}
@@ -469,10 +469,10 @@ def _kept_traces(
     def find(one: Chosen, depth: int) -> Trace:
         path = by_outer.get(one.outer)
         if path is not None:
-            trace = load_trace(path, opened.quality.weights_hash)
+            trace = load_trace(path, quality.weights_hash)
             if trace.depth >= depth:
                 return trace
-        return opened.quality.record(replace(one.outer, depth=depth), "search")
+        return quality.record(replace(one.outer, depth=depth), "search")
 
     return find
 

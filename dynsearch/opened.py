@@ -19,7 +19,7 @@ from dynsearch.job import Job, job_from_dict, job_hash
 from dynsearch.job_checks import LOCAL, short_name
 from dynsearch.progress import Progress, make_progress
 from dynsearch.quality.opening import Material, open_material, open_quality
-from dynsearch.quality.source import SupernetQuality
+from dynsearch.quality.source import SupernetQuality, own_device
 from dynsearch.quality.trace import load_trace
 from dynsearch.search.fronts import MergedFront, as_merged, load_fronts
 from dynsearch.search.runs import Run
@@ -40,6 +40,11 @@ class Opened:
     quality: SupernetQuality
     scene: Scene
     scored: tuple[Device, ...]  # the front that is found is priced on these, too
+
+    @property
+    def recorder(self) -> SupernetQuality:
+        """What runs whole passes in this process: `quality`, on a GPU if the job wants one."""
+        return self.quality.on(own_device(self.job.search.gpu_share))
 
     @property
     def settings(self) -> dict[int, Candidate]:

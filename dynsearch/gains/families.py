@@ -114,7 +114,7 @@ def _search(mine: Job, family: str, *, out: Path, traces: Path, progress: Progre
     own = open_material(mine)
     run = make_run(mine, own, out)
     opened = open_all(mine, run, own, progress)
-    opened = replace(opened, quality=RememberingQuality.of(opened.quality, traces))
+    opened = replace(opened, quality=RememberingQuality.of(opened.recorder, traces))
     problem, _ = problem_of(opened)
     result = run_passes(opened, problem, progress)
     if result.stopped == "interrupted":

@@ -34,6 +34,7 @@ class RememberingQuality(SupernetQuality):
             splits=quality.splits,
             weights_hash=quality.weights_hash,
             _cast=quality._cast,
+            device=quality.device,
             folder=folder,
         )
 

@@ -272,9 +272,8 @@ def _references(
     for k in [layers, *static]:
         name = "conventional" if k == layers else f"first {k} layers, fine-tuned"
         progress.stage(f"reference: {name}")
-        quality = RememberingQuality.of(
-            open_reference(material, k, progress=progress.share), traces
-        )
+        tuned = open_reference(material, k, progress=progress.share)
+        quality = RememberingQuality.of(tuned.on(one.opened.quality.device), traces)
         outer = reference_candidate(material, k, "fp32")
         with all_cores():
             selected, bound = bound_of(quality.record(outer, "search"), full)

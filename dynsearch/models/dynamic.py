@@ -250,6 +250,7 @@ class DynamicEncoder:
         """Embeddings [B, T, h] of a padded batch; `types` as in `run`."""
         w = self.weights
         words = w["embeddings.word"]
+        ids = ids.to(self.device)
         x = (  # where words are trained, the gradient holds the rows that were read, no others
             functional.embedding(ids, words, sparse=words.requires_grad)
             + w["embeddings.position"][: ids.shape[1]]
@@ -258,7 +259,7 @@ class DynamicEncoder:
         if types is None or kind.shape[0] == 1:  # DistilBERT and RoBERTa tell no types apart
             kind = kind[0]
         else:
-            kind = functional.embedding(types, kind)
+            kind = functional.embedding(types.to(self.device), kind)
         x = self._norm("embeddings.norm", x + kind)
         if "embeddings.project.weight" in w:  # embeddings of another width than the layers
             x = functional.linear(x, w["embeddings.project.weight"], w["embeddings.project.bias"])

@@ -51,8 +51,8 @@ def split_experts(
             functional.linear(x, weights[name + "ffn_in.weight"], weights[name + "ffn_in.bias"])
         )
         strength = weights[name + "ffn_out.weight"].norm(dim=0)  # [f]
-        profile = ((hidden - hidden.mean(dim=0)) * strength).T.numpy()  # [f, tokens]
-        order = torch.from_numpy(_nested_order(_project(profile, rng), counts, rng))
+        profile = ((hidden - hidden.mean(dim=0)) * strength).T.cpu().numpy()  # [f, tokens]
+        order = torch.from_numpy(_nested_order(_project(profile, rng), counts, rng)).to(x.device)
         out[name + "ffn_in.weight"] = weights[name + "ffn_in.weight"][order].contiguous()
         out[name + "ffn_in.bias"] = weights[name + "ffn_in.bias"][order].contiguous()
         out[name + "ffn_out.weight"] = weights[name + "ffn_out.weight"][:, order].contiguous()
@@ -118,7 +118,7 @@ def _ridge(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
     mean_x, mean_y = x.mean(dim=0), y.mean(dim=0)
     centred = x - mean_x
     gram = centred.T @ centred
-    gram += torch.eye(x.shape[1]) * (RIDGE * gram.diagonal().mean())
+    gram += torch.eye(x.shape[1], device=x.device) * (RIDGE * gram.diagonal().mean())
     weight = torch.linalg.solve(gram, centred.T @ (y - mean_y)).T.contiguous()
     return weight, mean_y - weight @ mean_x
 

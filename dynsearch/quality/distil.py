@@ -35,6 +35,7 @@ from dynsearch.quality.training import (
     Optimizers,
     Progress,
     Training,
+    copy_to,
     fine_tune,
     is_trained,
     part_of,
@@ -85,7 +86,7 @@ def train_supernet(
     """
     with training_threads(training):
         config = replace(config, pooling=training.pooling)
-        logger.info("training in %s, the faster one here", training_dtype())
+        logger.info("training in %s, the faster one here", training_dtype(training.device))
         begun = fine_tuning_share(training)
         tuned = fine_tune(
             config,
@@ -110,13 +111,16 @@ def distil(
 ) -> tuple[EncoderConfig, Weights]:
     """A supernet that answers as the network `tuned` does; arguments as of `train_supernet`."""
     rng = np.random.default_rng(training.seed)
-    dtype = training_dtype()
+    dtype = training_dtype(training.device)
+    tuned = copy_to(training.device, tuned)
     teacher, full = DynamicEncoder(config, tuned), full_plan(config)
     config, state = split_experts(config, tuned, train, training.expert_counts, training.seed)
     if training.input_skims:
         state = add_scorer(config.hidden_size, state, training.seed)
     # by name, so that a network read from a file learns as the one that was written
-    state = {k: state[k].clone().requires_grad_(is_trained(k)) for k in sorted(state)}
+    state = copy_to(training.device, {k: state[k] for k in sorted(state)})
+    for name, tensor in state.items():
+        tensor.requires_grad_(is_trained(name))
     model = DynamicEncoder(config, state)
     optimizers = Optimizers(state, training)
     steps, width = distil_steps(len(train), training), piece_tokens(unlabelled or train)
@@ -134,8 +138,8 @@ def distil(
         optimizers.step(step / steps)
         if progress is not None and step % 20 == 0:
             progress(step / steps, f"step {step} of {steps} of distillation, loss {loss:.3f}")
-    done = {k: v.detach().clone() for k, v in state.items()}
-    return config, fit_routers(config, done, train)
+    done = {k: v.detach() for k, v in state.items()}
+    return config, copy_to("cpu", fit_routers(config, done, train))
 
 
 def fine_tuning_share(training: Training) -> float:
@@ -220,7 +224,7 @@ def _scorer_loss(model: DynamicEncoder, texts: Tokens, wanted: Tensor) -> Tensor
 def _logits(model: DynamicEncoder, plan: Plan, texts: Tokens, dtype: str) -> Tensor:
     """Logits [B, L, C] of every exit head, float32; layers run in `dtype`."""
     everyone = np.arange(len(texts))
-    with autocast(dtype):
+    with autocast(dtype, model.device.type):
         pooled = model.pooled(plan, *texts.batch(everyone), texts.batch_types(everyone))
     return torch.stack([model.head(i, x.float()) for i, x in enumerate(pooled)], dim=1)
 
@@ -228,12 +232,14 @@ def _logits(model: DynamicEncoder, plan: Plan, texts: Tokens, dtype: str) -> Ten
 def _soft_loss(logits: Tensor, wanted: Tensor) -> Tensor:
     """Cross-entropy of exits [B, L, C] against probabilities [B, C], weighted over exits."""
     loss = -(wanted[:, None] * (logits / TEMPERATURE).log_softmax(dim=-1)).sum(dim=-1)
-    return TEMPERATURE**2 * (loss.mean(dim=0) @ _exit_weights(logits.shape[1]))
+    return TEMPERATURE**2 * (loss.mean(dim=0) @ _exit_weights(logits))
 
 
-def _exit_weights(layers: int) -> Tensor:
-    """Weights of exits 1..layers, summing to 1; those of the lower half count EARLY times more."""
-    weights = torch.where(torch.arange(layers) < (layers + 1) // 2, EARLY, 1.0)
+def _exit_weights(logits: Tensor) -> Tensor:
+    """Weights of exits [B, L, C], summing to 1; those of the lower half count EARLY times more."""
+    layers = logits.shape[1]
+    place = torch.arange(layers, device=logits.device)
+    weights = torch.where(place < (layers + 1) // 2, EARLY, 1.0)
     return weights / weights.sum()
 
 

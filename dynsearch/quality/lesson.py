@@ -54,10 +54,11 @@ def lesson_of(teacher: DynamicEncoder, texts: Tokens, dtype: str, *, weigh: bool
         weigh: Whether tokens are weighed.
     """
     everyone, plan = np.arange(len(texts)), full_plan(teacher.config)
-    with torch.no_grad(), autocast(dtype):
+    device = teacher.device.type
+    with torch.no_grad(), autocast(dtype, device):
         state = teacher.start(*texts.batch(everyone), texts.batch_types(everyone))
     entered = state.x.detach().requires_grad_(weigh)
-    with torch.set_grad_enabled(weigh), autocast(dtype):
+    with torch.set_grad_enabled(weigh), autocast(dtype, device):
         state = replace(state, x=entered)
         for layer in range(plan.depth):
             state = teacher.feed_forward(layer, teacher.attend(layer, state, plan), plan)
@@ -85,5 +86,6 @@ def scorer_loss(scores: Tensor, wanted: Tensor, lengths: np.ndarray) -> Tensor:
 
 def _others(values: Tensor, lengths: np.ndarray) -> Tensor:
     """1 at own tokens of each text but its first, else 0: [B, T]."""
-    place = torch.arange(values.shape[1])[None]
-    return ((place > 0) & (place < torch.from_numpy(lengths)[:, None])).to(torch.float32)
+    place = torch.arange(values.shape[1], device=values.device)[None]
+    own = torch.from_numpy(lengths).to(values.device)[:, None]
+    return ((place > 0) & (place < own)).to(torch.float32)

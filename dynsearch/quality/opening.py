@@ -17,7 +17,7 @@ from dynsearch.job import Job
 from dynsearch.models.tokens import load_tokenizer, tokenize
 from dynsearch.models.weights import model_sha256, read_backbone, weights_path
 from dynsearch.quality import data
-from dynsearch.quality.source import SupernetQuality
+from dynsearch.quality.source import SupernetQuality, own_device
 from dynsearch.quality.splits import FEW_ROWS, PRESETS, split_examples, unseen
 from dynsearch.quality.supernet import cache_folder, load_supernet, supernet_key
 from dynsearch.quality.train_apart import train_apart
@@ -125,6 +125,7 @@ def open_material(job: Job) -> Material:
             head_learning_rate=job.training.head_learning_rate,
             seed=job.training.seed,
             threads=job.training.threads,
+            device=own_device(job.search.gpu_share),
             max_len=job.workload.max_len,
             expert_counts=_expert_counts(job, space),
             input_skims=_input_skims(job, space),

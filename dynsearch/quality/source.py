@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import logging
 import time
 import warnings
 from collections.abc import Mapping
@@ -26,6 +28,8 @@ from search_spaces.exits.hash import random_layers, sample_layers
 RECORD_BATCH = 32
 # In int8 a scale is shared by a call: one text at a time, so that no answer depends on its mates.
 RECORD_BATCH_OF = {"int8": 1}
+_LOG = logging.getLogger(__name__)
+
 TRIM_TEXTS = 512  # freed memory goes back so often: 32 long texts leave up to 50 MB of holes
 
 
@@ -87,8 +91,7 @@ class SupernetQuality:
             ids, n = data.tokens.batch(rows)
             seen = Record()
             types = data.tokens.batch_types(rows)
-            on = model.device
-            model.record(plan, ids.to(on), n, seen, None if types is None else types.to(on))
+            model.record(plan, ids, n, seen, types)
             hashed[rows] = sample_layers(random_layers(ids.numpy(), sites), n)[:, None]
             for layer in range(plan.depth):
                 logits[rows, layer] = seen.logits[layer].cpu().numpy()
@@ -149,6 +152,8 @@ class SupernetQuality:
         Raises:
             InputError: "cuda" where torch finds no GPU.
         """
+        if device == self.device:
+            return self
         if device == "cuda" and not torch.cuda.is_available():
             text = "workers were given a GPU, torch finds none; install its CUDA build on every "
             text += "node with GPUs, or set it to 0"
@@ -193,6 +198,21 @@ class SupernetQuality:
             splits=splits,
             weights_hash=str(payload["weights_hash"]),
         )
+
+
+@functools.cache
+def own_device(gpu_share: float) -> str:
+    """Where this process trains and runs passes: "cuda" or "cpu".
+
+    A GPU where the job wants workers to hold a share of one and torch finds one here. The head of
+    a cluster may have none: then its processor, which the log says.
+    """
+    if gpu_share == 0:
+        return "cpu"
+    if torch.cuda.is_available():
+        return "cuda"
+    _LOG.info("torch finds no GPU here: this process trains and confirms on its processor")
+    return "cpu"
 
 
 def _shared(array: NDArray[Any]) -> torch.Tensor:

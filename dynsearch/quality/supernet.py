@@ -29,6 +29,7 @@ SCHEMA_VERSION = 1
 def supernet_key(*, weights_sha256: str, data_sha256: str, training: Training) -> str:
     """Content hash of all that decides the trained weights."""
     settings = asdict(replace(training, threads=0))
+    del settings["device"]  # like threads, it changes no more than how sums round
     text = json.dumps(
         {"recipe": RECIPE, "weights": weights_sha256, "data": data_sha256, "training": settings},
         sort_keys=True,

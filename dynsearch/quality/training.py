@@ -33,7 +33,7 @@ Progress = Callable[[float, str], None]  # share done, text
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Training:
-    """How networks are fine-tuned. Part of their cache keys, but for `threads`."""
+    """How networks are fine-tuned. Part of their cache keys, but for `threads` and `device`."""
 
     epochs: int = 4
     batch: int = 32
@@ -46,6 +46,7 @@ class Training:
     distillation: float = 2.0  # steps of it for each step of fine-tuning
     input_skims: bool = False  # tokens may be lost before the first layer
     threads: int = 0  # 0: all cores
+    device: str = "cpu"  # or "cuda"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,7 +151,7 @@ def fine_tune(
 
     Long texts are first read in pieces, as many epochs again: a piece of a quarter of the length
     costs a fifth of the time. A batch of many tokens is taken in parts, its gradients added up.
-    Layers run in bf16 or fp32, whichever is faster on this processor.
+    Layers run in bf16 or fp32, whichever is faster on this device.
 
     Args:
         config: Geometry of the network.
@@ -164,8 +165,8 @@ def fine_tune(
         Weights with an exit head after each layer, of which the last one was trained.
     """
     rng = np.random.default_rng(training.seed)
-    dtype = training_dtype()
-    state = {k: v.clone() for k, v in add_heads(config, weights, training.seed).items()}
+    device, dtype = training.device, training_dtype(training.device)
+    state = copy_to(device, add_heads(config, weights, training.seed))
     last = f"heads.{config.num_layers - 1}."
     for name, tensor in state.items():
         tensor.requires_grad_(is_trained(name) and name.startswith((WORDS, "layers.", last)))
@@ -175,15 +176,15 @@ def fine_tune(
     whole, width = training.epochs * per_epoch, piece_tokens(train.tokens)
     begun = whole if width else 0  # steps on pieces
     steps = begun + whole
-    best, kept = math.inf, state
+    best, kept = math.inf, copy_to("cpu", state)
     for step, rows in zip(range(steps), endless(train.tokens, training.batch, rng), strict=False):
-        texts, labels = take(train.tokens, rows), torch.from_numpy(train.labels[rows])
+        texts, labels = take(train.tokens, rows), torch.from_numpy(train.labels[rows]).to(device)
         if step < begun:
             texts = pieces(texts, width, rng)
         optimizers.zero_grad()
         for part, share in batch_parts(texts, np.arange(len(texts))):
             ids, n = texts.batch(part)
-            with autocast(dtype):
+            with autocast(dtype, device):
                 types = texts.batch_types(part)
                 pooled = model.pooled(full_plan(config), ids, n, types)[-1]
             logits = model.head(config.num_layers - 1, pooled.float())
@@ -195,10 +196,15 @@ def fine_tune(
         if step >= begun and (step + 1) % per_epoch == 0:
             error = 0.0 if early_stop is None else _error(model, early_stop)
             if error <= best:
-                best, kept = error, {k: v.detach().clone() for k, v in state.items()}
+                best, kept = error, copy_to("cpu", state)
         if progress is not None and step % 20 == 0:
             progress(step / steps, f"step {step} of {steps} on labels")
     return kept
+
+
+def copy_to(device: str, weights: Weights) -> Weights:
+    """A copy of `weights` on `device`, without what led to them."""
+    return {k: v.detach().to(device, copy=True) for k, v in weights.items()}
 
 
 def _error(model: DynamicEncoder, rows: Labelled) -> float:
@@ -209,6 +215,6 @@ def _error(model: DynamicEncoder, rows: Labelled) -> float:
             ids, n = rows.tokens.batch(part)
             types = rows.tokens.batch_types(part)
             pooled = model.pooled(full_plan(model.config), ids, n, types)[-1]
-            answers = model.head(last, pooled).argmax(dim=1).numpy()
+            answers = model.head(last, pooled).argmax(dim=1).cpu().numpy()
             wrong += int((answers != rows.labels[part]).sum())
     return wrong / len(rows.tokens)

@@ -244,12 +244,11 @@ def cluster_address() -> str | None:
     return None if address in ("", "local") or address.startswith("http") else address
 
 
-def slots(workers: int, gpu_share: float = 0.0) -> int:
+def slots(workers: int) -> int:
     """Ray workers for a job that asks for `workers`; 0: its passes run in this process.
 
     A job that asks for none in particular gets one for each CPU, of the cluster that the
-    environment names or else of this machine. One worker of this machine needs no Ray, unless it
-    wants some of a GPU.
+    environment names or else of this machine. One worker of this machine needs no Ray.
 
     Raises:
         InputError: the cluster does not answer.
@@ -257,7 +256,7 @@ def slots(workers: int, gpu_share: float = 0.0) -> int:
     address = cluster_address()
     if address is None:
         wanted = workers or usable_cores()
-        return 0 if wanted == 1 and gpu_share == 0 else wanted
+        return 0 if wanted == 1 else wanted
     if workers:
         return workers
     import ray

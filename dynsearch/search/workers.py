@@ -258,7 +258,7 @@ def open_executor(
         quality: The model with its data.
         spec: `SearchProblem.inner_spec` with "majority_error".
         split: Rows to run over.
-        workers: Ray actors; 0: none, passes run in this process, on its processor.
+        workers: Ray actors; 0: none, passes run in this process, where `quality` runs them.
         gpu_share: Of a GPU that each actor holds, where Ray has one.
 
     Raises:

@@ -158,11 +158,6 @@ def test_one_worker_needs_ray_only_on_a_cluster(
     assert remote.slots(wanted) == workers
 
 
-def test_a_share_of_a_gpu_needs_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    assert remote.slots(1, 0.5) == 1
-
-
 @pytest.mark.ray
 @pytest.mark.usefixtures("cluster")
 def test_without_a_gpu_the_same_job_runs_on_processors(caplog: pytest.LogCaptureFixture) -> None:
