@@ -72,6 +72,7 @@ def doctor(out: Path = Path("runs/out")) -> dict[str, Any]:
             "free some, or set DYNSEARCH_CACHE",
         ),
         judge_formats(time_formats()),
+        judge_gpu(read_gpus()),
         judge_ray(try_ray),
         judge_demo(missing_demo()),
         judge_profile(),
@@ -218,6 +219,21 @@ def judge_formats(ratios: dict[str, dict[int, float]]) -> Row:
         advice = f"slow here: {', '.join(slow)}; leave it out: [space] dtype = {left}"
         return Row(check="number formats", state=WARN, found=text, advice=advice)
     return Row(check="number formats", state=OK, found=text)
+
+
+def read_gpus() -> list[str]:
+    """Names of the GPUs that torch finds."""
+    import torch
+
+    return [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+
+
+def judge_gpu(names: list[str]) -> Row:
+    """Whether a GPU could train and record; none is needed."""
+    if not names:
+        return Row(check="GPU", state=OK, found="none that torch finds; processors do the work")
+    advice = "[search] gpu_share = 0.25 trains on it and lets four workers share it"
+    return Row(check="GPU", state=OK, found=", ".join(names), advice=advice)
 
 
 def try_ray() -> float:

@@ -49,7 +49,7 @@ def test_the_whole_diagnosis_runs_here(tmp_path, monkeypatch, capsys):
     status = run(["doctor", "--json", "--out", str(tmp_path / "runs")])
     result = json.loads(capsys.readouterr().out)
     states = {row["check"]: row["state"] for row in result["checks"]}
-    assert states["Ray"] == states["packages"] == states["Python"] == "ok"
+    assert states["Ray"] == states["packages"] == states["Python"] == states["GPU"] == "ok"
     assert {"memory", "disk for runs", "calibration", "timing noise"} <= set(states)
     assert status == (1 if "fail" in states.values() else 0)
     assert not (tmp_path / "runs").exists()  # looking leaves nothing behind
@@ -68,6 +68,14 @@ def test_a_failed_check_fails_the_command_and_tells_the_way_out(tmp_path, monkey
 
 def broken_ray() -> float:
     raise RuntimeError("no shared memory\nsecond line")
+
+
+def test_a_gpu_is_named_with_the_key_that_uses_it():
+    row = doctor.judge_gpu(["NVIDIA H100 80GB HBM3"])
+    assert row.state == "ok"
+    assert row.found == "NVIDIA H100 80GB HBM3"
+    assert "[search] gpu_share" in row.advice
+    assert "processors do the work" in doctor.judge_gpu([]).found
 
 
 def test_missing_and_old_packages_are_named_with_the_install_line():
