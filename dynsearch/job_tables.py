@@ -238,7 +238,8 @@ class SearchTable(Table):
         default=0.0,
         ge=0.0,
         le=1.0,
-        description="Share of a GPU that each worker holds, where there is one",
+        description="Share of a GPU that each worker holds, where there is one; above 0 training "
+        "and confirmation use one, too",
     )
     seed: int = Field(default=0, ge=0, description="Of the sampler")
     sampler: Literal["tpe", "nsga2", "random", "gp", "dynsearch"] = Field(
