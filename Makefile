@@ -1,7 +1,7 @@
 # make search     from nothing to a report: installs, trains, calibrates, searches, measures
 # make test       lint, types and the tests that take minutes; make test-all runs the slow ones too
 # make gains      joint search against each family alone and static networks; SEEDS=0,1,2, PASSES=10,
-#                ROWS=400, REPEATS=1
+#                ROWS=400, REPEATS=1; GPU_SHARE=0.25 trains and records on a GPU
 # make bench      the tables of speed and of search: 20 minutes (QUICK=1: few seeds, ten minutes)
 # make docs       docs/ as a site that opens from disk: site/index.html
 # Nothing is installed twice: stamp files in the virtual environment remember what is there.
@@ -40,10 +40,11 @@ PASSES ?= 10
 # Timed texts; once each, because more texts tell more than more repeats.
 ROWS ?= 400
 REPEATS ?= 1
+GPU_SHARE ?=
 
 gains: install install-demo
 	$(BIN)/dynsearch gains $(GAINS) --seed $(SEEDS) --trials $(PASSES) --rows $(ROWS) \
-	    --repeats $(REPEATS) --out $(OUT)/gains
+	    --repeats $(REPEATS) --out $(OUT)/gains $(if $(GPU_SHARE),--gpu-share $(GPU_SHARE))
 
 TEST_PROCESSES ?= 2
 # By file: pytest-xdist 3.8 overlooks groups under pytest 9.2, and fixtures are made twice.

@@ -41,6 +41,10 @@ OnnxRuntime = Annotated[
     str | None, typer.Option("--runtime", help="Of ONNX graphs: onnxruntime or openvino.")
 ]
 Workers = Annotated[int | None, typer.Option(help="Passes in parallel.")]
+GpuShare = Annotated[
+    float | None,
+    typer.Option(help="Share of a GPU for each worker; above 0 training uses one, too."),
+]
 Storage = cli_jobs.Storage
 
 
@@ -70,6 +74,7 @@ def search(
     ] = Path("runs/out"),
     trials: Trials = None,
     workers: Workers = None,
+    gpu_share: GpuShare = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the search.")] = None,
     storage: Storage = None,
     fresh: Annotated[
@@ -86,7 +91,12 @@ def search(
     from dynsearch.job import find_job, load_job, override
 
     loaded = override(
-        load_job(find_job(job)), trials=trials, workers=workers, seed=seed, storage=storage
+        load_job(find_job(job)),
+        trials=trials,
+        workers=workers,
+        seed=seed,
+        storage=storage,
+        gpu_share=gpu_share,
     )
     if dry_run:
         from dynsearch.dry_run import dry_run as estimate
@@ -356,6 +366,8 @@ def gains(
         str,
         typer.Option(help="What to compare, separated by commas; else all, static networks too."),
     ] = "",
+    workers: Workers = None,
+    gpu_share: GpuShare = None,
     json_: Json = False,
     quiet: Quiet = False,
 ) -> int:
@@ -374,6 +386,8 @@ def gains(
             repeats=repeats,
             formats=_formats(formats),
             families=_families(families),
+            workers=workers,
+            gpu_share=gpu_share,
             progress=progress,
         )
     return _finish(ctx, result, command.show)

@@ -160,13 +160,20 @@ def override(
     workers: int | None = None,
     seed: int | None = None,
     storage: str | None = None,
+    gpu_share: float | None = None,
 ) -> Job:
     """The job with values from the command line in its [search] table; None keeps the file's.
 
     Raises:
         InputError: when a value is out of range.
     """
-    given = {"trials": trials, "workers": workers, "seed": seed, "storage": storage}
+    given = {
+        "trials": trials,
+        "workers": workers,
+        "seed": seed,
+        "storage": storage,
+        "gpu_share": gpu_share,
+    }
     changes = {key: value for key, value in given.items() if value is not None}
     if not changes:
         return job

@@ -308,13 +308,15 @@ def test_the_hash_covers_model_and_data_by_content() -> None:
 
 def test_the_command_line_wins_over_the_file_and_is_checked_too() -> None:
     job = check(small())
-    new = override(job, trials=3, workers=2, seed=5)
+    new = override(job, trials=3, workers=2, seed=5, gpu_share=0.5)
     assert (new.search.trials, new.search.workers, new.search.seed) == (3, 2, 5)
+    assert new.search.gpu_share == 0.5
     assert new.source == job.source == "j.toml"
     assert override(job) is job
     with pytest.raises(InputError) as caught:
-        override(job, trials=0, seed=-1)
-    assert {p.key for p in caught.value.problems} == {"search.trials", "search.seed"}
+        override(job, trials=0, seed=-1, gpu_share=2.0)
+    keys = {"search.trials", "search.seed", "search.gpu_share"}
+    assert {p.key for p in caught.value.problems} == keys
     assert all(p.file == "command line" for p in caught.value.problems)
 
 

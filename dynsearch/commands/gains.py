@@ -11,7 +11,7 @@ from dynsearch.gains.cells import speed_cells
 from dynsearch.gains.plot import figure
 from dynsearch.gains.run import compare
 from dynsearch.gains.table import agreement, markdown
-from dynsearch.job import find_job, load_job
+from dynsearch.job import find_job, load_job, override
 from dynsearch.progress import Progress
 
 
@@ -25,6 +25,8 @@ def gains(
     repeats: int,
     formats: Sequence[str] | None,
     families: Sequence[str],
+    workers: int | None = None,
+    gpu_share: float | None = None,
     progress: Progress,
 ) -> dict[str, Any]:
     """Compare the families of every job for every seed, and write tables and plots.
@@ -38,12 +40,16 @@ def gains(
         repeats: Repeats of the timing.
         formats: Number formats to search; None: fp32 and those that are not slower here.
         families: Names in `gains.run.COMPARED`.
+        workers: Passes in parallel; None: each job's.
+        gpu_share: Of a GPU for each worker; None: each job's.
         progress: Shows what happens.
 
     Returns:
         `files` and `cells`, as `--json` prints it.
     """
-    loaded = [load_job(find_job(path)) for path in jobs]
+    loaded = [
+        override(load_job(find_job(path)), workers=workers, gpu_share=gpu_share) for path in jobs
+    ]
     texts, cells, agreed, files = [], [], {}, []
     for job in loaded:
         results = [

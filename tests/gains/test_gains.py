@@ -136,6 +136,11 @@ def test_formats_to_search_are_known_ones_and_fp32_among_them(home, capsys, form
     assert says in capsys.readouterr().err
 
 
+def test_a_share_of_a_gpu_that_cannot_be_is_refused_before_anything_runs(home, capsys):
+    assert run(["gains", str(home / "job.toml"), "--gpu-share", "2", "-q"]) == 2
+    assert "command line: search.gpu_share" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("families", "says"), [("static", "static"), ("joint,exits", "exits")])
 def test_families_to_compare_are_known_ones_and_one_is_searched(home, capsys, families, says):
     assert run(["gains", str(home / "job.toml"), "--families", families, "-q"]) == 2
