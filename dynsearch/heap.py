@@ -14,7 +14,8 @@ def keep_freed_memory() -> None:
 
     A step of training or a batch frees what the next one asks for again; given back in between,
     every page of it faults in anew. A 6 x 384 network takes 675 ms for 8 texts of 230 tokens in
-    fp32 and 604 so, half of the tokens 99 and 101 (2 layers; Zen 4 without AVX-512, one thread).
+    fp32 and 604 so, half of the tokens 99 and 101 (2 layers; Zen 4 without AVX-512, one thread; on
+    another day 700 and 658, 130 and 126, by tests/bench/network_choices.py).
     """
     mallopt = _glibc("mallopt")
     if mallopt is not None and not any(name in os.environ for name in OWN):
