@@ -21,19 +21,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cost_models.calibrate.plan import GENERIC
 from dynsearch.heap import keep_freed_memory
 from dynsearch.measure_onnx import random_weights
-from dynsearch.models.dynamic import DynamicEncoder, EncoderConfig, Plan, _take, full_plan
+from dynsearch.models.dynamic import DynamicEncoder, Plan, _take, full_plan
+from dynsearch.models.weights import encoder_config
 
-CONFIG = EncoderConfig(
-    num_layers=6,
-    hidden_size=384,
-    num_heads=12,
-    ffn_size=1536,
-    vocab_size=30522,
-    max_len=512,
-    num_classes=2,
-)
+CONFIG = encoder_config(GENERIC, num_classes=2, norm_eps=1e-12)
 TOKENS, BATCHES = 230, (1, 8)
 RUNS, ROUNDS, COPIES = 7, 3, 200
 KINDS = ("kept", "given back")

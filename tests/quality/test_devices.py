@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +13,6 @@ import torch
 
 from dynsearch.job import load_job
 from dynsearch.models.dynamic import DynamicEncoder, EncoderConfig, Weights, full_plan
-from dynsearch.models.tokens import load_tokenizer, tokenize
 from dynsearch.models.weights import encoder_config, read_backbone, read_pretrained
 from dynsearch.opened import Opened
 from dynsearch.quality import distil as distil_module
@@ -25,7 +25,7 @@ from dynsearch.quality.precision import training_dtype
 from dynsearch.quality.source import SupernetQuality, own_device
 from dynsearch.quality.supernet import supernet_key
 from dynsearch.quality.training import Labelled, Training, add_heads, fine_tune
-from dynsearch.testing import tiny_data, tiny_model, tiny_texts
+from dynsearch.testing import tiny_data, tiny_model
 
 GPU = torch.cuda.is_available()
 FEW = Training(epochs=1, threads=1, max_len=24, expert_counts=(4,), input_skims=True)
@@ -42,11 +42,8 @@ def config(folder: Path) -> EncoderConfig:
 
 
 @pytest.fixture(scope="module")
-def texts(folder: Path) -> Labelled:
-    rows = tiny_texts(200)
-    names = sorted({label for _, label in rows})
-    tokens = tokenize(load_tokenizer(folder), [text for text, _ in rows], 24)
-    return Labelled(tokens=tokens, labels=np.array([names.index(label) for _, label in rows]))
+def texts(folder: Path, labelled: Callable[[Path, int], Labelled]) -> Labelled:
+    return labelled(folder, 200)
 
 
 def trained(

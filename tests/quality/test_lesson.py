@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,14 +11,13 @@ import pytest
 import torch
 
 from dynsearch.models.dynamic import DynamicEncoder, State, full_plan
-from dynsearch.models.tokens import load_tokenizer, tokenize
 from dynsearch.models.weights import encoder_config, read_backbone, read_pretrained
 from dynsearch.quality import distil as distil_module
 from dynsearch.quality.batches import take
 from dynsearch.quality.distil import distil
 from dynsearch.quality.lesson import add_scorer, lesson_of, scorer_loss
 from dynsearch.quality.training import Labelled, Training, add_heads, fine_tune
-from dynsearch.testing import tiny_model, tiny_texts
+from dynsearch.testing import tiny_model
 
 
 @pytest.fixture(scope="module")
@@ -26,11 +26,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def texts(folder: Path) -> Labelled:
-    rows = tiny_texts(600)
-    names = sorted({label for _, label in rows})
-    tokens = tokenize(load_tokenizer(folder), [t for t, _ in rows], 24)
-    return Labelled(tokens=tokens, labels=np.array([names.index(y) for _, y in rows]))
+def texts(folder: Path, labelled: Callable[[Path, int], Labelled]) -> Labelled:
+    return labelled(folder, 600)
 
 
 def lead(teacher: DynamicEncoder, state: State) -> float:
