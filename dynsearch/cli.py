@@ -41,10 +41,7 @@ OnnxRuntime = Annotated[
     str | None, typer.Option("--runtime", help="Of ONNX graphs: onnxruntime or openvino.")
 ]
 Workers = Annotated[int | None, typer.Option(help="Passes in parallel.")]
-GpuShare = Annotated[
-    float | None,
-    typer.Option(help="Share of a GPU for each worker; above 0 training uses one, too."),
-]
+GpuShare = cli_jobs.GpuShare
 Storage = cli_jobs.Storage
 
 

@@ -28,6 +28,10 @@ Storage = Annotated[
     str | None,
     typer.Option(metavar="URL", help="Storage of the study: journal, memory or a database."),
 ]
+GpuShare = Annotated[
+    float | None,
+    typer.Option(help="Share of a GPU for each worker; above 0 training uses one, too."),
+]
 Follow = Annotated[bool, typer.Option("--follow", help="Stay until it ends; print its log.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object in place of text.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no warnings.")]
@@ -50,6 +54,7 @@ def submit(
     ] = "~/dynsearch-runs",
     trials: Annotated[int | None, typer.Option(help="Forward passes in all.")] = None,
     workers: Annotated[int | None, typer.Option(help="Passes in parallel.")] = None,
+    gpu_share: GpuShare = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the search.")] = None,
     storage: Storage = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Start anew.")] = False,
@@ -66,7 +71,13 @@ def submit(
     from dynsearch.commands import jobs
 
     loaded = jobs.local_job(
-        job, trials=trials, workers=workers, seed=seed, storage=storage, in_place=in_place
+        job,
+        trials=trials,
+        workers=workers,
+        seed=seed,
+        storage=storage,
+        gpu_share=gpu_share,
+        in_place=in_place,
     )
     result = jobs.submit(
         jobs.open_cluster(address, token_file=token_file, wait_s=wait),

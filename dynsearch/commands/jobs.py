@@ -127,6 +127,7 @@ def local_job(
     workers: int | None,
     seed: int | None,
     storage: str | None,
+    gpu_share: float | None,
     in_place: bool,
 ) -> Job:
     """The job that is to travel, with values from the command line; its storage is checked."""
@@ -134,6 +135,13 @@ def local_job(
     from dynsearch.job import find_job, load_job, override
 
     loaded = load_job(find_job(path), check_files=not in_place)
-    job = override(loaded, trials=trials, workers=workers, seed=seed, storage=storage)
+    job = override(
+        loaded,
+        trials=trials,
+        workers=workers,
+        seed=seed,
+        storage=storage,
+        gpu_share=gpu_share,
+    )
     check_storage(job.search.storage)
     return job

@@ -12,6 +12,7 @@ from tiny_job import JOB, write_job
 from cost_models.calibrate.write import device_text
 from cost_models.device import load_device
 from dynsearch.cluster.luggage import check_storage, content_hash, keep, pack
+from dynsearch.commands.jobs import local_job
 from dynsearch.errors import InputError
 from dynsearch.job import job_hash, load_job
 from dynsearch.quality.opening import open_material
@@ -64,6 +65,12 @@ def test_a_packed_job_opens_elsewhere_as_the_same_search(home: Path, tmp_path: P
         for j, m in ((job, here), (there, material))
     ]
     assert hashes[0] == hashes[1]
+
+
+def test_values_of_the_command_line_are_in_the_job_that_travels(home: Path) -> None:
+    given = {"trials": 3, "workers": 2, "seed": 5, "storage": None, "gpu_share": 0.5}
+    search = local_job(home / "job.toml", in_place=False, **given).search
+    assert {key: getattr(search, key) for key in given} == given | {"storage": search.storage}
 
 
 def test_the_same_luggage_is_kept_once_and_another_beside_it(home: Path, tmp_path: Path) -> None:
