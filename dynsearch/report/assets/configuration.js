@@ -67,7 +67,7 @@ function stripCell(root, l, left, top, cell, bar, expertsY, exitY, experts) {
   const tall = Math.max(2, bar * l.keep);
   root.append(svg("rect", { class: "tokens", x: start, width: wide, rx: 3, y: top + 20 + bar - tall,
     height: tall, "fill-opacity": l.reach === null ? 0.75 : (0.12 + 0.83 * l.reach).toFixed(3) }));
-  if (l.keep < 0.9995) text(20 + bar - Math.min(tall + 4, bar - 12), `${Math.round(l.keep * 100)}%`, "strong");
+  if (l.keep < 0.9995) text(20 + bar - Math.min(tall + 4, bar - 12), `${Math.round(l.keep * 100)}%`, "strong halo");
   if (experts) text(expertsY, l.experts ? `${l.experts[0]}/${l.experts[1]}` : "\u00b7", l.experts ? "strong" : "faint");
   if (!l.exit) return;
   root.append(svg("path", { class: "exit-mark", d: `M${middle - 4} ${top + exitY}h8l-4 6z` }));
